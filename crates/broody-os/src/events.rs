@@ -1,0 +1,127 @@
+//! Waiting for descriptors. See epoll(7), eventfd(2), ppoll(2).
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+
+use crate::signals::SignalSet;
+use crate::{Error, Result};
+
+/// Whether `fd` is readable (or at its end of file) now.
+pub fn is_readable(fd: BorrowedFd<'_>) -> Result<bool> {
+    Ok(poll(&[fd], Some(Instant::now()))?[0])
+}
+
+/// Waits until one of `fds` is readable, at its end of file or in error, or until `deadline`. Says which are.
+pub fn poll<const N: usize>(fds: &[BorrowedFd<'_>; N], deadline: Option<Instant>) -> Result<[bool; N]> {
+    let mut set = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    loop {
+        let limit = deadline.map(|at| timespec(at.saturating_duration_since(Instant::now())));
+        match rustix::event::poll(&mut set, limit.as_ref()) {
+            Ok(_) => return Ok(std::array::from_fn(|i| !set[i].revents().is_empty())),
+            Err(Errno::INTR) => continue,
+            Err(error) => return Err(Error::new("poll", error)),
+        }
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: duration.as_secs().min(i64::MAX as u64) as i64,
+        tv_nsec: duration.subsec_nanos().into(),
+    }
+}
+
+/// A counter that wakes whoever polls it.
+#[derive(Debug)]
+pub struct EventFd(OwnedFd);
+
+impl EventFd {
+    /// A new counter at 0, close-on-exec.
+    pub fn new() -> Result<Self> {
+        rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map(Self)
+            .map_err(|error| Error::new("eventfd", error))
+    }
+
+    /// Wakes the poller. A full counter is awake already.
+    pub fn signal(&self) {
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+}
+
+impl From<OwnedFd> for EventFd {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl AsFd for EventFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// How an [`Epoll`] reports a descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trigger {
+    /// As long as it is readable.
+    Level,
+    /// Once for each time that it becomes readable; an [`EventFd`] then never needs to be read.
+    Edge,
+}
+
+/// A set of descriptors to wait for, each with a token of the caller's.
+#[derive(Debug)]
+pub struct Epoll(OwnedFd);
+
+impl Epoll {
+    /// An empty set.
+    pub fn new() -> Result<Self> {
+        rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC)
+            .map(Self)
+            .map_err(|error| Error::new("epoll_create1", error))
+    }
+
+    /// Adds `fd`; its events carry `token`.
+    pub fn add(&self, fd: impl AsFd, token: u64, trigger: Trigger) -> Result<()> {
+        use rustix::event::epoll::{EventData, EventFlags};
+        let mut flags = EventFlags::IN;
+        flags.set(EventFlags::ET, trigger == Trigger::Edge);
+        rustix::event::epoll::add(&self.0, fd, EventData::new_u64(token), flags)
+            .map_err(|error| Error::new("epoll_ctl", error))
+    }
+
+    /// Removes `fd`.
+    pub fn remove(&self, fd: impl AsFd) {
+        let _ = rustix::event::epoll::delete(&self.0, fd);
+    }
+
+    /// Waits until a descriptor is readable, a signal arrives or `limit` is over, and gives the tokens of the readable
+    /// ones into `ready`, at most its capacity.
+    ///
+    /// With `mask`, just these signals are blocked during the wait, and atomically so: a signal that is blocked outside can
+    /// come only here. See epoll_pwait(2).
+    pub fn wait(&self, ready: &mut Vec<u64>, limit: Option<Duration>, mask: Option<&SignalSet>) -> Result<()> {
+        const MOST: usize = 64;
+        ready.clear();
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; MOST];
+        let limit = limit.map_or(-1, |limit| {
+            // Rounded up, so that a wait for less than a millisecond is not a busy loop.
+            limit.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32
+        });
+        let mask = mask.map_or(std::ptr::null(), SignalSet::as_raw);
+        // SAFETY: the buffer holds MOST events; the mask is null or an initialised set that lives through the call.
+        let count = unsafe {
+            libc::epoll_pwait(self.0.as_raw_fd(), events.as_mut_ptr(), MOST as i32, limit, mask)
+        };
+        if count < 0 {
+            let error = Error::last("epoll_pwait");
+            return if error.errno() == Some(libc::EINTR) { Ok(()) } else { Err(error) };
+        }
+        ready.extend(events[..count as usize].iter().map(|event| event.u64));
+        Ok(())
+    }
+}

@@ -1,0 +1,23 @@
+//! Sleeping on a word in shared memory. See futex(2).
+//!
+//! Shared, never `FUTEX_PRIVATE`: the waker is another process.
+
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use rustix::thread::futex::{self, Flags};
+
+/// Sleeps while `word` is `value`, at most for `limit`. May return early for no reason.
+pub fn wait(word: &AtomicU32, value: u32, limit: Duration) {
+    let limit = rustix::event::Timespec {
+        tv_sec: limit.as_secs().min(i64::MAX as u64) as i64,
+        tv_nsec: limit.subsec_nanos().into(),
+    };
+    // A signal, a changed value and the time limit all mean: look again.
+    let _ = futex::wait(word, Flags::empty(), value, Some(&limit));
+}
+
+/// Wakes at most `count` sleepers of `word`.
+pub fn wake(word: &AtomicU32, count: u32) {
+    let _ = futex::wake(word, Flags::empty(), count.min(i32::MAX as u32));
+}

@@ -1,0 +1,170 @@
+//! Anonymous memory that processes share, and its mappings.
+//!
+//! Only memfds: they have no name that could be left behind. Pages are allocated when the memory is made, so that a full
+//! machine is an error then and not a SIGBUS later; the size is sealed, so that no peer can shrink it under a reader. See
+//! memfd_create(2), fallocate(2), mmap(2), fcntl(2) on seals.
+
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::mm::{MapFlags, ProtFlags};
+
+use crate::{Error, Result};
+
+/// The size of a page, in bytes.
+pub fn page_size() -> usize {
+    // SAFETY: sysconf only asks; every Linux knows its page size.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
+}
+
+/// Makes shared memory of `length` bytes, all zero, allocated and of sealed size.
+pub fn create(name: &str, length: usize) -> Result<OwnedFd> {
+    let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+        .map_err(|error| Error::new("memfd_create", error))?;
+    if length > 0 {
+        loop {
+            match rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, length as u64) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(Error::new("fallocate", error)),
+            }
+        }
+    }
+    rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW)
+        .map_err(|error| Error::new("fcntl(F_ADD_SEALS)", error))?;
+    Ok(fd)
+}
+
+/// Makes shared memory that holds `bytes` and that nobody can change any more: [`SealedBytes`] reads it.
+pub fn create_with(name: &str, bytes: &[u8]) -> Result<OwnedFd> {
+    let fd = create(name, bytes.len())?;
+    let mut written = 0;
+    while written < bytes.len() {
+        match rustix::io::pwrite(&fd, &bytes[written..], written as u64) {
+            Ok(count) => written += count,
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(Error::new("pwrite", error)),
+        }
+    }
+    rustix::fs::fcntl_add_seals(&fd, SealFlags::WRITE)
+        .map_err(|error| Error::new("fcntl(F_ADD_SEALS)", error))?;
+    Ok(fd)
+}
+
+/// The size of the memory behind `fd`, in bytes; refused where its size could still shrink.
+pub fn sealed_length(fd: BorrowedFd<'_>) -> Result<usize> {
+    if !seals(fd)?.contains(SealFlags::SHRINK) {
+        return Err(Error::new("fcntl(F_GET_SEALS)", rustix::io::Errno::INVAL));
+    }
+    let stat = rustix::fs::fstat(fd).map_err(|error| Error::new("fstat", error))?;
+    Ok(stat.st_size as usize)
+}
+
+fn seals(fd: BorrowedFd<'_>) -> Result<SealFlags> {
+    rustix::fs::fcntl_get_seals(fd).map_err(|error| Error::new("fcntl(F_GET_SEALS)", error))
+}
+
+/// Memory mapped into this process, unmapped on drop.
+///
+/// It is shared with other processes, which may write to it at any time: it is handed out as a pointer and never as a slice.
+#[derive(Debug)]
+pub struct Mapping {
+    start: NonNull<u8>,
+    length: NonZeroUsize,
+}
+
+// SAFETY: a mapping is an address range of the whole process; whoever dereferences the pointer answers for the races.
+unsafe impl Send for Mapping {}
+// SAFETY: as above: the type itself gives out only the address.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps the whole of the sealed memory behind `fd` for reading and writing.
+    pub fn new(fd: &OwnedFd) -> Result<Self> {
+        Self::with(fd, ProtFlags::READ | ProtFlags::WRITE)
+    }
+
+    fn with(fd: &OwnedFd, access: ProtFlags) -> Result<Self> {
+        let length = sealed_length(fd.as_fd())?;
+        let length =
+            NonZeroUsize::new(length).ok_or_else(|| Error::new("mmap", rustix::io::Errno::INVAL))?;
+        // SAFETY: the kernel chooses a fresh range, which nothing else refers to.
+        let start = unsafe {
+            rustix::mm::mmap(std::ptr::null_mut(), length.get(), access, MapFlags::SHARED, fd, 0)
+        };
+        let start = start.map_err(|error| Error::new("mmap", error))?;
+        let start = NonNull::new(start.cast()).ok_or_else(|| Error::new("mmap", rustix::io::Errno::NOMEM))?;
+        Ok(Self { start, length })
+    }
+
+    /// The first byte. Valid for [`len`](Self::len) bytes as long as the mapping lives.
+    pub fn as_ptr(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// The length in bytes; never 0.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.length.get()
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `new` and is unmapped only here; borrowers of the address promised to be gone.
+        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.length.get()) };
+    }
+}
+
+/// Bytes in shared memory that nobody can change: a read-only mapping of what [`create_with`] made.
+#[derive(Debug)]
+pub struct SealedBytes(Option<Mapping>);
+
+impl SealedBytes {
+    /// Maps the memory behind `fd`; refused where it could still be written to or shrunk.
+    pub fn new(fd: &OwnedFd) -> Result<Self> {
+        if !seals(fd.as_fd())?.contains(SealFlags::WRITE) {
+            return Err(Error::new("fcntl(F_GET_SEALS)", rustix::io::Errno::INVAL));
+        }
+        match sealed_length(fd.as_fd())? {
+            0 => Ok(Self(None)),
+            _ => Mapping::with(fd, ProtFlags::READ).map(|mapping| Self(Some(mapping))),
+        }
+    }
+}
+
+impl std::ops::Deref for SealedBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let Some(mapping) = &self.0 else { return &[] };
+        // SAFETY: mapped and readable for `len` bytes while `self` lives, and F_SEAL_WRITE keeps every process, this one
+        // included, from changing them.
+        unsafe { std::slice::from_raw_parts(mapping.start.as_ptr(), mapping.len()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sealed_bytes_read_back_and_refuse_writers() {
+        let bytes = vec![7u8; 3 * page_size() + 1];
+        let fd = create_with("test", &bytes).unwrap();
+        assert_eq!(&*SealedBytes::new(&fd).unwrap(), &bytes[..]);
+        assert!(rustix::io::pwrite(&fd, b"x", 0).is_err());
+        assert!(Mapping::new(&fd).is_err());
+        assert_eq!(&*SealedBytes::new(&create_with("empty", b"").unwrap()).unwrap(), b"");
+    }
+
+    #[test]
+    fn memory_that_could_change_is_not_read_as_constant() {
+        let fd = create("test", 16).unwrap();
+        assert!(SealedBytes::new(&fd).is_err());
+        let loose = rustix::fs::memfd_create("loose", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        assert!(Mapping::new(&loose).is_err());
+    }
+}

@@ -1,0 +1,195 @@
+//! Everything that can go wrong, each with what was tried, what failed and what to do.
+
+use std::path::PathBuf;
+
+use broody_os::Pid;
+use broody_os::wait::ExitStatus;
+
+/// A result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A process was to be started, and main has not called [`init`](crate::init).
+    #[error(
+        "broody cannot start a process: call broody::init() as the first line of main, which is where a child of \
+         the start methods forkserver and spawn begins"
+    )]
+    NotInitialized,
+
+    /// [`init`](crate::init) was called while other threads were running, so that a child could inherit a lock that is held.
+    #[error(
+        "broody::init() found {threads} threads in a process that must have one: make it the first line of main, \
+         before anything that starts a thread"
+    )]
+    InitTooLate {
+        /// How many there were.
+        threads: usize,
+    },
+
+    /// A process that broody started did not pass through [`init`](crate::init), and now wants to start more.
+    #[error(
+        "this process was started by broody but its main has not called broody::init(), or calls it only on some \
+         paths: starting more would go on without end. Make broody::init() the unconditional first line of main"
+    )]
+    StartedWithoutInit,
+
+    /// The supervisor's program could not be started, or is not a program that calls [`init`](crate::init).
+    #[error("the supervisor did not start from {}: {reason}", .executable.display())]
+    SupervisorStart {
+        /// The program.
+        executable: PathBuf,
+        /// What happened.
+        reason: String,
+    },
+
+    /// The supervisor runs another build of the program, in which functions have other addresses.
+    #[error(
+        "the supervisor runs another build of this program than the host (build id {theirs}, not {ours}): start the \
+         program again, and let set_executable name the same binary"
+    )]
+    OtherBuild {
+        /// The host's build id.
+        ours: String,
+        /// The supervisor's.
+        theirs: String,
+    },
+
+    /// The supervisor was killed. Its children died with it; the next start makes a new supervisor.
+    #[error(
+        "the supervisor (pid {pid}) of this program was ended from outside, and its children with it; the next start \
+         makes a new one"
+    )]
+    SupervisorLost {
+        /// Its pid.
+        pid: Pid,
+    },
+
+    /// The supervisor does not answer: it is stopped, or the machine is overloaded.
+    #[error("the supervisor (pid {pid}) gave no answer for {seconds} s: is it stopped? (kill -CONT {pid})")]
+    SupervisorSilent {
+        /// Its pid.
+        pid: Pid,
+        /// How long it was waited for, in seconds.
+        seconds: u64,
+    },
+
+    /// A process could not be started.
+    #[error("process {name:?} could not be started: {reason}")]
+    Start {
+        /// Its name.
+        name: String,
+        /// The system call that failed, why, and what helps.
+        reason: String,
+    },
+
+    /// An argument, a result or a message could not be encoded.
+    #[error(
+        "{what} of {function} cannot be encoded: {reason}. broody uses serde with postcard, which needs lengths known \
+         beforehand (no #[serde(flatten)], no untagged enums)"
+    )]
+    Encode {
+        /// What it was: the argument or the result.
+        what: &'static str,
+        /// The function's name.
+        function: String,
+        /// The codec's reason.
+        reason: String,
+    },
+
+    /// An argument or a result could not be decoded on the other side.
+    #[error(
+        "{what} of {function} cannot be decoded: {reason}. Its Serialize and Deserialize must match, and postcard \
+         cannot decode untagged enums"
+    )]
+    Decode {
+        /// What it was: the argument or the result.
+        what: &'static str,
+        /// The function's name.
+        function: String,
+        /// The codec's reason.
+        reason: String,
+    },
+
+    /// The function panicked.
+    #[error("{function} panicked in process {pid}: {message}")]
+    Panicked {
+        /// The function's name.
+        function: String,
+        /// The process that ran it.
+        pid: Pid,
+        /// The panic's message and place.
+        message: String,
+        /// The stack of the panic.
+        backtrace: String,
+    },
+
+    /// A process ended without its function's result: it exited, or was ended.
+    #[error("process {name:?} (pid {pid}) ended with {status} before its function returned")]
+    Ended {
+        /// The process's name.
+        name: String,
+        /// Its pid.
+        pid: Pid,
+        /// How it ended.
+        status: ExitStatus,
+    },
+
+    /// A worker died while it ran this task; the pool goes on.
+    #[error(
+        "worker {pid} was ended by {status} while it ran task {task}; the pool goes on (set `retries` to run such \
+         tasks again)"
+    )]
+    WorkerLost {
+        /// The worker's pid.
+        pid: Pid,
+        /// How it ended.
+        status: ExitStatus,
+        /// The task's number: tasks of a pool are counted from 0 as they are handed in.
+        task: u64,
+    },
+
+    /// Workers die before they are ready, so that the pool cannot work.
+    #[error("{deaths} workers of the pool in a row ended before they were ready, the last with {status}: the pool gives up")]
+    PoolBroken {
+        /// How many in a row.
+        deaths: u32,
+        /// How the last one ended.
+        status: ExitStatus,
+    },
+
+    /// The pool takes no more tasks.
+    #[error("the pool was closed: it takes no more tasks")]
+    PoolClosed,
+
+    /// The pool was terminated or dropped before this task was done.
+    #[error("the pool was terminated before task {task} was done")]
+    PoolTerminated {
+        /// The task's number.
+        task: u64,
+    },
+
+    /// A value that cannot work was asked for.
+    #[error("{what}")]
+    Invalid {
+        /// What is wrong and what would be right.
+        what: String,
+    },
+
+    /// This handle belongs to another process: it was copied by a fork.
+    #[error("this {what} belongs to process {owner}, and this is its fork {here}: make a new one here")]
+    WrongProcess {
+        /// What it is.
+        what: &'static str,
+        /// The process that made it.
+        owner: Pid,
+        /// The calling process.
+        here: Pid,
+    },
+
+    /// The kernel refused something.
+    #[error(transparent)]
+    Os(#[from] broody_os::Error),
+}

@@ -1,0 +1,135 @@
+//! Which function runs in the child, and how.
+//!
+//! A `fn` item or a closure that captures nothing is zero-sized: the type is the function. The compiler makes a
+//! [`Trampoline`] for each such type, which decodes the argument, calls the function and encodes the result; the trampoline's
+//! distance from a static of the binary names it in every process of the same build. Anything that captures has a state that
+//! has no meaning in another process, and is refused when the program is compiled.
+
+#![allow(unsafe_code)]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::codec;
+
+/// Decodes the argument, calls the function, and encodes its result into the buffer (which is empty before).
+pub(crate) type Trampoline = fn(&[u8], &mut Vec<u8>) -> Outcome;
+
+/// How a call ended, without its result's bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Outcome {
+    /// It returned, and the result is encoded.
+    Returned,
+    /// It panicked.
+    Panicked { message: String, backtrace: String },
+    /// Its argument could not be decoded.
+    BadArgument(String),
+    /// Its result could not be encoded.
+    BadResult(String),
+}
+
+/// The name of a function that holds in every process of this build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FunctionId(i64);
+
+impl FunctionId {
+    /// The function of this type.
+    pub(crate) fn of<F, A, R>() -> Self
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: DeserializeOwned,
+        R: Serialize,
+    {
+        const {
+            assert!(
+                size_of::<F>() == 0,
+                "broody: this closure captures variables (or is a function pointer), and a new process does not have \
+                 them. Pass what it needs as its argument, or use broody::fork, whose child is a copy of this process"
+            );
+        }
+        let trampoline: Trampoline = call::<F, A, R>;
+        Self(broody_os::image::distance(trampoline as *const ()) as i64)
+    }
+
+    /// The trampoline that this names.
+    ///
+    /// # Safety
+    /// `self` must come from [`of`](Self::of) in a process of the same build.
+    pub(crate) unsafe fn trampoline(self) -> Trampoline {
+        let address = broody_os::image::address(self.0 as isize);
+        // SAFETY: in the same build, the same distance leads to the same trampoline.
+        unsafe { std::mem::transmute::<*const (), Trampoline>(address) }
+    }
+}
+
+fn call<F, A, R>(argument: &[u8], result: &mut Vec<u8>) -> Outcome
+where
+    F: Fn(A) -> R + Copy + 'static,
+    A: DeserializeOwned,
+    R: Serialize,
+{
+    // SAFETY: F is zero-sized (checked where the id is made, and there is no other way here), so that there is nothing to
+    // read; it is inhabited and Copy, since the caller of `of` had a value of it, and this is a copy of that.
+    let function: F = unsafe { std::ptr::NonNull::<F>::dangling().read() };
+    let returned = catch_panic(|| {
+        let argument: A = codec::decode(argument).map_err(Outcome::BadArgument)?;
+        let value = function(argument);
+        codec::encode_into(&value, result).map_err(Outcome::BadResult)
+    });
+    match returned {
+        Ok(Ok(())) => Outcome::Returned,
+        Ok(Err(outcome)) | Err(outcome) => outcome,
+    }
+}
+
+/// Runs `f`; a panic becomes an [`Outcome`].
+pub(crate) fn catch_panic<T>(f: impl FnOnce() -> T) -> Result<T, Outcome> {
+    // What a panicking function leaves half-done is only its own process's: a result that never leaves.
+    catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
+        let (place, backtrace) = panic_place::take();
+        let text = payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("(its payload is not text)");
+        Outcome::Panicked { message: format!("{text}{place}"), backtrace }
+    })
+}
+
+/// Runs `f` with panics recorded instead of printed; for a whole child process.
+pub(crate) use panic_place::record as record_panics;
+
+mod panic_place {
+    use std::backtrace::Backtrace;
+    use std::cell::RefCell;
+
+    thread_local! {
+        static LAST: RefCell<Option<(String, String)>> = const { RefCell::new(None) };
+    }
+
+    /// Installs a hook that keeps a panic's place and stack for [`take`]; the parent shows them. Panics of other threads
+    /// of the child, which nobody would show, go to the hook that was there before.
+    pub(crate) fn record() {
+        let main = std::thread::current().id();
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if std::thread::current().id() != main {
+                return before(info);
+            }
+            let place = info.location().map(|place| format!(", at {place}")).unwrap_or_default();
+            let stack = Backtrace::force_capture().to_string();
+            LAST.with(|last| *last.borrow_mut() = Some((place, stack)));
+        }));
+    }
+
+    pub(super) fn take() -> (String, String) {
+        LAST.with(|last| last.borrow_mut().take()).unwrap_or_default()
+    }
+}
+
+/// The name of a function's type, as the compiler writes it.
+pub(crate) fn name_of<F>() -> String {
+    std::any::type_name::<F>().to_owned()
+}

@@ -1,0 +1,278 @@
+//! The first steps of a child, from the fork to its function, and its last.
+//!
+//! A child of `forkserver` goes from [`begin`] straight to [`run`]. A child of `spawn` execs the program in between, which
+//! comes back through [`resume`] with what it needs in a memfd. A child of `fork` enters at [`finish`] with its outcome.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use broody_os::memory::{self, SealedBytes};
+use broody_os::{Pid, environment, fork, image};
+use serde::{Deserialize, Serialize};
+
+use super::link::Link;
+use super::protocol::{self, Identity, Notice, Start, Stream};
+use super::server::{Inherited, REQUESTS};
+use crate::boot;
+use crate::context::Context;
+use crate::function::{FunctionId, Outcome};
+
+/// The exit code of a process whose function panicked, as of a Rust program whose main panicked.
+const PANICKED: u8 = 101;
+
+/// The exit code of a child that could not get to its function; its starter gets the reason.
+const NOT_STARTED: u8 = 127;
+
+/// Where the channel is in a child of `forkserver` or `spawn`; the function's own descriptors follow.
+const CHANNEL: RawFd = REQUESTS + 1;
+
+/// What a child that execs hands to itself, in a memfd at the first descriptor behind the channel.
+#[derive(Serialize, Deserialize)]
+struct Baton {
+    identity: Identity,
+    function: FunctionId,
+    supervisor: Pid,
+    build_id: Vec<u8>,
+    own: u8,
+    argument: usize,
+}
+
+/// In the forked child: never returns to the supervisor's loop.
+pub(crate) fn begin(
+    inherited: &Inherited,
+    start: Start,
+    argument: Vec<u8>,
+    channel: OwnedFd,
+    descriptors: Vec<OwnedFd>,
+) -> ! {
+    let spare = fork::duplicate(&channel);
+    match become_child(inherited, start, argument, channel, descriptors) {
+        Ok((start, argument, channel, own)) => {
+            run(start.identity, start.function, &argument, channel, own, inherited.supervisor)
+        }
+        Err(error) => {
+            if let Ok(channel) = spare {
+                let _ = protocol::send(channel, &Notice::Failed(error.to_string()), &[], &[], true);
+            }
+            fork::exit_now(NOT_STARTED)
+        }
+    }
+}
+
+type Ready = (Start, Bytes, OwnedFd, Vec<OwnedFd>);
+
+/// An argument: it came in the message, or in memory of its own.
+enum Bytes {
+    Inline(Vec<u8>),
+    Apart(SealedBytes),
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Inline(bytes) => bytes,
+            Bytes::Apart(bytes) => bytes,
+        }
+    }
+}
+
+fn become_child(
+    inherited: &Inherited,
+    start: Start,
+    argument: Vec<u8>,
+    channel: OwnedFd,
+    descriptors: Vec<OwnedFd>,
+) -> broody_os::Result<Ready> {
+    fork::die_with_parent_thread()?;
+    if fork::parent_pid() != inherited.supervisor {
+        fork::exit_now(NOT_STARTED);
+    }
+    inherited.restore();
+    let missing = || broody_os::Error::new("recvmsg", std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
+    let mut descriptors = descriptors.into_iter();
+    let mut next = || descriptors.next().ok_or_else(missing);
+    let argument = match start.argument_apart {
+        true => Bytes::Apart(SealedBytes::new(&next()?)?),
+        false => Bytes::Inline(argument),
+    };
+    let variables = if start.environment { Some(SealedBytes::new(&next()?)?) } else { None };
+    if start.directory {
+        environment::enter(&next()?)?;
+    }
+    for (number, stream) in (1..).zip(start.streams) {
+        match stream {
+            Stream::Same => {}
+            Stream::Passed => environment::replace_stream(number, next()?)?,
+            Stream::Closed => environment::silence_stream(number)?,
+        }
+    }
+    if let Some(block) = &variables {
+        // SAFETY: a child just forked from a process of one thread has one thread.
+        #[allow(unsafe_code)]
+        unsafe {
+            environment::set_variables(block);
+        }
+    }
+    if start.identity.named {
+        fork::set_thread_name(&start.identity.name);
+    }
+    let mut keep = vec![channel];
+    if start.exec {
+        keep.push(baton(inherited, &start, &argument)?);
+    }
+    keep.extend(descriptors);
+    // SAFETY: this process does not go on as the supervisor; it uses only what is kept, and standard streams.
+    #[allow(unsafe_code)]
+    let mut kept = unsafe { fork::keep_only(CHANNEL, keep, start.exec)?.into_iter() };
+    if start.exec {
+        return Err(exec());
+    }
+    Ok((start, argument, kept.next().ok_or_else(missing)?, kept.collect()))
+}
+
+fn baton(inherited: &Inherited, start: &Start, argument: &[u8]) -> broody_os::Result<OwnedFd> {
+    let baton = Baton {
+        identity: start.identity.clone(),
+        function: start.function,
+        supervisor: inherited.supervisor,
+        build_id: image::build_id().0,
+        own: start.own,
+        argument: argument.len(),
+    };
+    let mut bytes = argument.to_vec();
+    bytes.extend(crate::codec::encode(&baton).unwrap_or_default());
+    bytes.extend((argument.len() as u64).to_le_bytes());
+    memory::create_with("broody-baton", &bytes)
+}
+
+/// Execs the program anew; returns only on failure. The request socket is put where exec leaves it open.
+fn exec() -> broody_os::Error {
+    // SAFETY: the request socket is at its number in every child, and this process has no other owner for it.
+    #[allow(unsafe_code)]
+    let requests = unsafe { fork::inherited(REQUESTS) };
+    if let Err(error) = requests.and_then(|requests| fork::keep_over_exec(&requests).map(|()| std::mem::forget(requests))) {
+        return error;
+    }
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let token = boot::Role::Child.token();
+    environment::exec(&image::executable(), &arguments, &environment::variables(), (boot::VARIABLE, &token))
+}
+
+/// In a program that was exec'ed as a child.
+pub(crate) fn resume() -> ! {
+    let baton = || -> broody_os::Result<_> {
+        // SAFETY: these are the descriptors that `become_child` kept; nothing here owns them yet.
+        #[allow(unsafe_code)]
+        unsafe {
+            let channel = fork::inherited(CHANNEL)?;
+            let bytes = SealedBytes::new(&fork::inherited(CHANNEL + 1)?)?;
+            Ok((channel, bytes))
+        }
+    };
+    let Ok((channel, bytes)) = baton() else { fork::exit_now(NOT_STARTED) };
+    let parsed = || -> Option<(Baton, &[u8])> {
+        let (rest, length) = bytes.split_last_chunk::<8>()?;
+        let (argument, header) = rest.split_at_checked(u64::from_le_bytes(*length) as usize)?;
+        Some((crate::codec::decode(header).ok()?, argument))
+    };
+    let Some((baton, argument)) = parsed() else { fork::exit_now(NOT_STARTED) };
+    if fork::parent_pid() != baton.supervisor {
+        fork::exit_now(NOT_STARTED);
+    }
+    if image::build_id().0 != baton.build_id {
+        let reason = "the program that was exec'ed is another build".to_owned();
+        let _ = protocol::send(&channel, &Notice::Failed(reason), &[], &[], true);
+        fork::exit_now(NOT_STARTED);
+    }
+    let first = CHANNEL + 2;
+    let own = (first..first + RawFd::from(baton.own)).filter_map(|raw| {
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        unsafe {
+            fork::inherited(raw).ok()
+        }
+    });
+    let own = own.collect();
+    run(baton.identity, baton.function, argument, channel, own, baton.supervisor)
+}
+
+/// Runs the function and ends the process.
+fn run(
+    identity: Identity,
+    function: FunctionId,
+    argument: &[u8],
+    channel: OwnedFd,
+    own: Vec<OwnedFd>,
+    supervisor: Pid,
+) -> ! {
+    // SAFETY: the request socket is at its number in every child, and nothing here owns it yet.
+    #[allow(unsafe_code)]
+    let requests = unsafe { fork::inherited(REQUESTS) };
+    let link = requests.ok().map(|requests| Link::inherited(requests, supervisor));
+    Context::become_child(identity, link, own);
+    crate::function::record_panics();
+    let mut result = Vec::new();
+    // SAFETY: the id was made in a process of this build: the supervisor's build id was compared with the host's, and a child
+    // that has exec'ed has compared its own with the supervisor's.
+    #[allow(unsafe_code)]
+    let trampoline = unsafe { function.trampoline() };
+    let outcome = trampoline(argument, &mut result);
+    finish(channel, outcome, &result)
+}
+
+/// Sends the outcome, runs this process's exit functions, and ends it.
+pub(crate) fn finish(channel: OwnedFd, outcome: Outcome, result: &[u8]) -> ! {
+    let code = if matches!(outcome, Outcome::Panicked { .. }) { PANICKED } else { 0 };
+    send_outcome(&channel, outcome, result);
+    // An exit function that panics has printed its message; the others still run.
+    let _ = catch_unwind(AssertUnwindSafe(crate::exit::run_all));
+    flush();
+    fork::exit_now(code)
+}
+
+fn send_outcome(channel: &OwnedFd, outcome: Outcome, result: &[u8]) {
+    let apart = match protocol::apart("broody-result", result) {
+        Ok(apart) => apart,
+        Err(error) => return send_notice(channel, Outcome::BadResult(error.to_string()), &[], None),
+    };
+    match apart {
+        Some(memory) => send_notice(channel, outcome, &[], Some(memory.as_fd())),
+        None => send_notice(channel, outcome, result, None),
+    }
+}
+
+fn send_notice(channel: &OwnedFd, outcome: Outcome, raw: &[u8], memory: Option<BorrowedFd<'_>>) {
+    let outcome = shortened(outcome);
+    let notice = Notice::Outcome { outcome, apart: memory.is_some() };
+    // A starter that is gone does not want it.
+    let _ = protocol::send(channel, &notice, raw, memory.as_slice(), true);
+}
+
+/// A message holds so many bytes: a long panic message or stack is cut.
+fn shortened(outcome: Outcome) -> Outcome {
+    const MOST: usize = protocol::INLINE / 2 - 64;
+    let cut = |mut text: String| {
+        if text.len() > MOST {
+            text.truncate(text.floor_char_boundary(MOST));
+            text.push_str(" [cut]");
+        }
+        text
+    };
+    match outcome {
+        Outcome::Returned => Outcome::Returned,
+        Outcome::Panicked { message, backtrace } => {
+            Outcome::Panicked { message: cut(message), backtrace: cut(backtrace) }
+        }
+        Outcome::BadArgument(reason) => Outcome::BadArgument(cut(reason)),
+        Outcome::BadResult(reason) => Outcome::BadResult(cut(reason)),
+    }
+}
+
+/// Writes out what is buffered for the standard streams, which _exit does not.
+fn flush() {
+    use std::io::Write;
+    let _ = std::io::stdout().flush();
+    fork::flush_c_streams();
+}

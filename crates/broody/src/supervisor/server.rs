@@ -1,0 +1,373 @@
+//! The supervisor's own program: one loop, one thread. See the [module](super) for its place among the processes.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use broody_os::events::{Epoll, Trigger};
+use broody_os::fork::{self, Fork};
+use broody_os::limits::DescriptorLimit;
+use broody_os::pidfd::PidFd;
+use broody_os::signals::{self, Disposition, SignalSet};
+use broody_os::wait::{self, Reaped};
+use broody_os::{Pid, environment, image, limits, proc, socket};
+
+use super::child;
+use super::protocol::{self, Arrived, Message, Notice, Request, Start, Welcome};
+
+/// Where the supervisor keeps the sending end of the request socket, and where every child finds it.
+pub(crate) const REQUESTS: i32 = 3;
+
+/// How long after a child's end what it left behind is looked for. Ends that come together are looked after together.
+const ORPHAN_DELAY: Duration = Duration::from_millis(2);
+
+/// How long processes are waited for that do not die by SIGKILL (in uninterruptible sleep).
+const LAST_WAIT: Duration = Duration::from_secs(10);
+
+/// Signals that would end or stop a process and that a terminal, a service manager or a user sends to the whole program: the
+/// supervisor ends when the host does, not before. Children get them back as the host had them.
+const SHIELDED: [i32; 11] = [
+    signals::SIGHUP,
+    signals::SIGINT,
+    signals::SIGQUIT,
+    signals::SIGUSR1,
+    signals::SIGUSR2,
+    signals::SIGPIPE,
+    signals::SIGALRM,
+    signals::SIGTERM,
+    signals::SIGTSTP,
+    signals::SIGTTIN,
+    signals::SIGTTOU,
+];
+
+/// Runs the supervisor. The request socket is standard input.
+pub(crate) fn run() -> ! {
+    // Whoever started this watches the socket: ending is the answer to every failure here.
+    let code = match Server::new().and_then(|mut server| server.serve()) {
+        Ok(()) => 0,
+        Err(_) => 1,
+    };
+    fork::exit_now(code)
+}
+
+/// A child of the supervisor.
+struct Entry {
+    /// Where its starter learns of its end.
+    channel: OwnedFd,
+    /// Who started it; it dies with that process.
+    parent: Pid,
+    /// It was detached: it lives on.
+    kept: bool,
+}
+
+/// A process that is not the supervisor's child and still ends with the program: forked by the host or by a child.
+struct Adopted {
+    pidfd: PidFd,
+    parent: Pid,
+}
+
+/// What a child has to put back as the host had it.
+pub(crate) struct Inherited {
+    pub(crate) supervisor: Pid,
+    ignored: Vec<i32>,
+    descriptors: DescriptorLimit,
+}
+
+impl Inherited {
+    /// For a forked child: signals and limits as a fresh process of the host would have them.
+    pub(crate) fn restore(&self) {
+        for signal in SHIELDED.into_iter().chain([signals::SIGCHLD]) {
+            // Rust programs ignore SIGPIPE, and get EPIPE.
+            let ignore = self.ignored.contains(&signal) || signal == signals::SIGPIPE;
+            signals::set_disposition(signal, if ignore { Disposition::Ignore } else { Disposition::Default });
+        }
+        if self.descriptors.current != self.descriptors.maximum {
+            limits::set_descriptors(&self.descriptors);
+        }
+        SignalSet::empty().block_exactly();
+    }
+}
+
+const TOKEN_HOST: u64 = u64::MAX;
+const TOKEN_REQUESTS: u64 = u64::MAX - 1;
+
+struct Server {
+    requests: OwnedFd,
+    host: Pid,
+    host_pidfd: PidFd,
+    host_gone: bool,
+    epoll: Epoll,
+    inherited: Inherited,
+    children: BTreeMap<Pid, Entry>,
+    /// By pid, which is also the epoll token.
+    adopted: BTreeMap<Pid, Adopted>,
+    /// When orphans are to be looked for.
+    scan_at: Option<Instant>,
+    /// Whoever waits for the end of everything: closing it is the answer.
+    quitting: Option<OwnedFd>,
+}
+
+impl Server {
+    fn new() -> broody_os::Result<Self> {
+        let ignored = SHIELDED.into_iter().filter(|signal| signals::is_ignored(*signal)).collect();
+        for signal in SHIELDED {
+            signals::set_disposition(signal, Disposition::Ignore);
+        }
+        signals::interrupt_on(signals::SIGCHLD);
+        // Blocked except while waiting in epoll, so that none is missed between a look and a wait.
+        SignalSet::empty().with(signals::SIGCHLD).block_exactly();
+        fork::set_thread_name("broody-super");
+        fork::become_subreaper()?;
+
+        let threads = proc::thread_count();
+        let requests = fork::duplicate(&std::io::stdin())?;
+        environment::silence_stream(0)?;
+        for stream in [1, 2] {
+            if environment::descriptor_identity(stream).is_none() {
+                environment::silence_stream(stream)?;
+            }
+        }
+        let refused = || broody_os::Error::new("recvmsg", std::io::Error::from(std::io::ErrorKind::InvalidData));
+        let Arrived::Message(Message { header: Request::Hello, descriptors, sender: Some(host), .. }) =
+            protocol::receive::<Request>(&requests, true)?
+        else {
+            return Err(refused());
+        };
+        let [host_pidfd, sending] = <[OwnedFd; 2]>::try_from(descriptors).map_err(|_| refused())?;
+        // SAFETY: this process has one thread and holds nothing else that it will use.
+        #[allow(unsafe_code)]
+        let kept = unsafe { fork::keep_only(REQUESTS, vec![sending, requests, host_pidfd], false)? };
+        let [sending, requests, host_pidfd] = <[OwnedFd; 3]>::try_from(kept).map_err(|_| refused())?;
+        // It stays at its number for every child; nobody here sends on it.
+        std::mem::forget(sending);
+
+        let me = fork::pid();
+        let epoll = Epoll::new()?;
+        epoll.add(&host_pidfd, TOKEN_HOST, Trigger::Level)?;
+        epoll.add(&requests, TOKEN_REQUESTS, Trigger::Level)?;
+        let welcome = Welcome { build_id: image::build_id().0, pid: me, threads };
+        protocol::send(&requests, &welcome, &[], &[PidFd::myself()?.as_fd()], true)?;
+        Ok(Self {
+            requests,
+            host,
+            host_pidfd: host_pidfd.into(),
+            host_gone: false,
+            epoll,
+            inherited: Inherited { supervisor: me, ignored, descriptors: limits::raise_descriptors() },
+            children: BTreeMap::new(),
+            adopted: BTreeMap::new(),
+            scan_at: None,
+            quitting: None,
+        })
+    }
+
+    fn serve(&mut self) -> broody_os::Result<()> {
+        let awake = SignalSet::empty();
+        let mut ready = Vec::with_capacity(64);
+        loop {
+            let limit = self.scan_at.map(|at| at.saturating_duration_since(Instant::now()));
+            self.epoll.wait(&mut ready, limit, Some(&awake))?;
+            if signals::take_interrupt() {
+                self.reap()?;
+            }
+            for token in ready.drain(..) {
+                match token {
+                    TOKEN_HOST => self.host_gone = true,
+                    TOKEN_REQUESTS => self.answer()?,
+                    pid => self.adopted_ended(pid as Pid),
+                }
+            }
+            if self.host_gone {
+                self.end_program()?;
+                if self.children.is_empty() {
+                    return Ok(());
+                }
+                // Detached children are left; the supervisor stays their parent, and the host is no more to be watched.
+                self.epoll.remove(&self.host_pidfd);
+                self.host_gone = false;
+                self.host = 0;
+            } else if self.host == 0 && self.children.is_empty() {
+                return Ok(());
+            }
+            if self.scan_at.is_some_and(|at| at <= Instant::now()) {
+                self.scan_at = None;
+                self.kill_orphans();
+            }
+        }
+    }
+
+    /// Takes every request that is there.
+    fn answer(&mut self) -> broody_os::Result<()> {
+        loop {
+            let message = match protocol::receive::<Request>(&self.requests, false)? {
+                Arrived::Message(message) => message,
+                // The starter sees its channel close, and reports that.
+                Arrived::Spoiled(_) => continue,
+                Arrived::Empty | Arrived::Closed => return Ok(()),
+            };
+            let Some(sender) = message.sender else { continue };
+            match message.header {
+                Request::Start(start) => self.start(sender, start, message.raw, message.descriptors),
+                Request::Adopt { parent } => self.adopt(sender, parent, message.descriptors)?,
+                Request::Detach { pid } => self.detach(sender, pid),
+                Request::Quit if sender == self.host => {
+                    self.quitting = message.descriptors.into_iter().next();
+                    self.host_gone = true;
+                    return Ok(());
+                }
+                Request::Quit | Request::Hello => {}
+            }
+        }
+    }
+
+    fn start(&mut self, sender: Pid, start: Start, argument: Vec<u8>, descriptors: Vec<OwnedFd>) {
+        let mut descriptors = descriptors.into_iter();
+        let Some(channel) = descriptors.next() else { return };
+        // Someone who is not of this program any more (its fork, say, after its end) has nobody to die with.
+        if self.host == 0 && !self.children.contains_key(&sender) {
+            return;
+        }
+        // SAFETY: this process has one thread.
+        #[allow(unsafe_code)]
+        let forked = unsafe { fork::fork() };
+        let pid = match forked {
+            Ok(Fork::Child) => child::begin(&self.inherited, start, argument, channel, descriptors.collect()),
+            Ok(Fork::Parent(pid)) => pid,
+            Err(error) => return tell(&channel, &Notice::Failed(error.to_string())),
+        };
+        // Its pid is its own until we reap it.
+        match PidFd::open(pid) {
+            Ok(pidfd) => {
+                let told =
+                    protocol::send(&channel, &Notice::Started { pid }, &[], &[pidfd.as_fd()], false);
+                if told.is_err_and(|error| socket::is_gone(&error)) {
+                    let _ = fork::kill_child(pid, signals::SIGKILL);
+                }
+            }
+            Err(error) => {
+                tell(&channel, &Notice::Failed(error.to_string()));
+                let _ = fork::kill_child(pid, signals::SIGKILL);
+            }
+        }
+        self.children.insert(pid, Entry { channel, parent: sender, kept: false });
+    }
+
+    fn adopt(&mut self, pid: Pid, parent: Pid, descriptors: Vec<OwnedFd>) -> broody_os::Result<()> {
+        if let Some(pidfd) = descriptors.into_iter().next() {
+            let pidfd = PidFd::from(pidfd);
+            self.epoll.add(&pidfd, pid as u64, Trigger::Level)?;
+            self.adopted.insert(pid, Adopted { pidfd, parent });
+        }
+        Ok(())
+    }
+
+    fn adopted_ended(&mut self, pid: Pid) {
+        if let Some(gone) = self.adopted.remove(&pid) {
+            self.epoll.remove(&gone.pidfd);
+            self.kill_started_by(pid);
+        }
+    }
+
+    fn detach(&mut self, sender: Pid, pid: Pid) {
+        if let Some(entry) = self.children.get_mut(&pid).filter(|entry| entry.parent == sender) {
+            entry.kept = true;
+        } else if self.adopted.get(&pid).is_some_and(|adopted| adopted.parent == sender)
+            && let Some(free) = self.adopted.remove(&pid)
+        {
+            self.epoll.remove(&free.pidfd);
+        }
+    }
+
+    /// Looks at each ended child, ends what it had started, then reaps it and tells its starter.
+    fn reap(&mut self) -> broody_os::Result<()> {
+        while let Some(pid) = wait::any_ended_child()? {
+            self.kill_started_by(pid);
+            let entry = self.children.remove(&pid);
+            if let (Reaped::Ended(status, usage), Some(entry)) = (wait::reap_pid(pid)?, entry) {
+                tell(&entry.channel, &Notice::ended(status, usage));
+            }
+            self.scan_at.get_or_insert_with(|| Instant::now() + ORPHAN_DELAY);
+        }
+        Ok(())
+    }
+
+    /// Children die with the process that started them, unless they were detached.
+    fn kill_started_by(&self, parent: Pid) {
+        for (pid, _) in self.children.iter().filter(|(_, entry)| entry.parent == parent && !entry.kept) {
+            let _ = fork::kill_child(*pid, signals::SIGKILL);
+        }
+        for adopted in self.adopted.values().filter(|adopted| adopted.parent == parent) {
+            let _ = adopted.pidfd.send_signal(signals::SIGKILL);
+        }
+    }
+
+    /// What a dead child had started by itself has fallen to this process, the subreaper: ends it. It is reaped like a child.
+    fn kill_orphans(&mut self) {
+        for pid in proc::children(self.inherited.supervisor) {
+            if !self.children.contains_key(&pid) {
+                let _ = fork::kill_child(pid, signals::SIGKILL);
+            }
+        }
+    }
+
+    /// Ends every process of the program that was not detached, and reaps those that are ours.
+    fn end_program(&mut self) -> broody_os::Result<()> {
+        // Forked children whose adoption is still on its way. Nobody is left to start anything for.
+        while let Ok(Arrived::Message(message)) = protocol::receive::<Request>(&self.requests, false) {
+            if let (Request::Adopt { parent }, Some(pid)) = (message.header, message.sender) {
+                self.adopt(pid, parent, message.descriptors)?;
+            }
+        }
+        for (pid, adopted) in std::mem::take(&mut self.adopted) {
+            self.epoll.remove(&adopted.pidfd);
+            kill_tree(pid, &adopted.pidfd);
+        }
+        let quiet = Epoll::new()?;
+        let give_up = Instant::now() + LAST_WAIT;
+        loop {
+            let mut doomed = proc::descendants(self.inherited.supervisor);
+            for (kept, _) in self.children.iter().filter(|(_, entry)| entry.kept) {
+                let spared = proc::descendants(*kept);
+                doomed.retain(|pid| pid != kept && !spared.contains(pid));
+            }
+            for pid in &doomed {
+                // A descendant that is not our child may be reaped by its own parent, and its pid be given away, between the
+                // look and the kill; its parent is dying by the same sweep, which leaves microseconds for a whole round of pids.
+                let _ = fork::kill_child(*pid, signals::SIGKILL);
+            }
+            self.reap()?;
+            if doomed.is_empty() || Instant::now() > give_up {
+                break;
+            }
+            quiet.wait(&mut Vec::new(), Some(Duration::from_millis(2)), Some(&SignalSet::empty()))?;
+        }
+        self.scan_at = None;
+        self.quitting = None;
+        Ok(())
+    }
+}
+
+/// Ends a process that is not our child, and its descendants, which would not fall to us.
+fn kill_tree(pid: Pid, pidfd: &PidFd) {
+    // Stopped, it can neither start more nor reap, so that the pids below it stay what they are.
+    if !pidfd.send_signal(signals::SIGSTOP).unwrap_or(false) {
+        return;
+    }
+    let mut handles = Vec::new();
+    for descendant in proc::descendants(pid) {
+        if let Ok(handle) = PidFd::open(descendant) {
+            let _ = handle.send_signal(signals::SIGSTOP);
+            handles.push(handle);
+        }
+    }
+    // A second look finds what was started between the first one and the stop.
+    handles.extend(proc::descendants(pid).into_iter().filter_map(|descendant| PidFd::open(descendant).ok()));
+    for handle in handles.iter().chain([pidfd]) {
+        let _ = handle.send_signal(signals::SIGKILL);
+    }
+}
+
+/// Tells a starter, which may be gone.
+fn tell(channel: &OwnedFd, notice: &Notice) {
+    let _ = protocol::send(channel, notice, &[], &[], false);
+}
