@@ -99,6 +99,50 @@ impl Mapping {
         Ok(Self { start, length })
     }
 
+    /// Maps the first `plain` bytes of the sealed memory behind `fd` once, and behind them each of `rings`, which follow in the
+    /// memory in this order, twice in a row: a record that wraps around the end of a ring is contiguous in the mapping.
+    ///
+    /// Every length must be a multiple of the [page size](page_size) and not 0, and together they must be the memory's length.
+    pub fn mirrored(fd: &OwnedFd, plain: usize, rings: &[usize]) -> Result<Self> {
+        let whole = rings.iter().try_fold(plain, |sum, ring| sum.checked_add(*ring));
+        let fits = whole == Some(sealed_length(fd.as_fd())?);
+        let total = rings.iter().try_fold(plain, |sum, ring| sum.checked_add(ring.checked_mul(2)?));
+        let length = total.and_then(NonZeroUsize::new).filter(|_| fits);
+        let refused = || Error::new("mmap", rustix::io::Errno::INVAL);
+        let length = length.ok_or_else(refused)?;
+        if rings.iter().chain([&plain]).any(|part| *part == 0 || part % page_size() != 0) {
+            return Err(refused());
+        }
+        // SAFETY: the kernel chooses a fresh range, which nothing else refers to. It is only reserved: no access.
+        let start = unsafe {
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                length.get(),
+                ProtFlags::empty(),
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        };
+        let start = NonNull::new(start.map_err(|error| Error::new("mmap", error))?.cast::<u8>()).ok_or_else(refused)?;
+        let mapping = Self { start, length };
+        let copies = [(0, plain, 1)].into_iter().chain(rings.iter().scan(plain, |at, ring| {
+            let offset = *at;
+            *at += ring;
+            Some((offset, *ring, 2))
+        }));
+        let mut place = start.as_ptr();
+        for (offset, length, times) in copies {
+            for _ in 0..times {
+                let access = ProtFlags::READ | ProtFlags::WRITE;
+                let flags = MapFlags::SHARED | MapFlags::FIXED;
+                // SAFETY: `place..place + length` lies in the range reserved above, whose size counts every copy.
+                let mapped = unsafe { rustix::mm::mmap(place.cast(), length, access, flags, fd, offset as u64) };
+                mapped.map_err(|error| Error::new("mmap", error))?;
+                place = place.wrapping_add(length);
+            }
+        }
+        Ok(mapping)
+    }
+
     /// The first byte. Valid for [`len`](Self::len) bytes as long as the mapping lives.
     pub fn as_ptr(&self) -> NonNull<u8> {
         self.start
@@ -158,6 +202,25 @@ mod tests {
         assert!(rustix::io::pwrite(&fd, b"x", 0).is_err());
         assert!(Mapping::new(&fd).is_err());
         assert_eq!(&*SealedBytes::new(&create_with("empty", b"").unwrap()).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_mirrored_ring_continues_at_its_beginning() {
+        let page = page_size();
+        let fd = create("test", 4 * page).unwrap();
+        let mapping = Mapping::mirrored(&fd, page, &[page, 2 * page]).unwrap();
+        assert_eq!(mapping.len(), 7 * page);
+        let at = |offset: usize| mapping.as_ptr().as_ptr().wrapping_add(offset);
+        // SAFETY: both rings' copies are mapped, and only this test touches them.
+        unsafe {
+            at(page).write(1);
+            at(3 * page).write(2);
+            assert_eq!((at(2 * page).read(), at(5 * page).read()), (1, 2));
+            at(5 * page - 1).write(3);
+            assert_eq!(at(7 * page - 1).read(), 3);
+        }
+        assert!(Mapping::mirrored(&fd, page, &[page]).is_err());
+        assert!(Mapping::mirrored(&fd, page, &[3 * page / 2, 3 * page / 2]).is_err());
     }
 
     #[test]

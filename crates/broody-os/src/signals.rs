@@ -2,10 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub use libc::{
-    SIGALRM, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGQUIT, SIGSTOP, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU,
-    SIGUSR1, SIGUSR2,
-};
+pub use libc::{SIGCHLD, SIGCONT, SIGINT, SIGKILL, SIGPIPE, SIGSTOP, SIGTERM};
 
 /// What a process does on a signal, as far as a supervisor has to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,15 +27,6 @@ pub fn set_disposition(signal: i32, disposition: Disposition) -> bool {
         Disposition::Default => libc::SIG_DFL,
         Disposition::Ignore => libc::SIG_IGN,
     })
-}
-
-/// Whether `signal` is ignored now.
-pub fn is_ignored(signal: i32) -> bool {
-    // SAFETY: as in `set`; a null new action only asks.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
-    }
 }
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -82,10 +70,10 @@ impl SignalSet {
         }
     }
 
-    /// This set and `signal`.
-    pub fn with(mut self, signal: i32) -> Self {
+    /// This set except `signal`.
+    pub fn without(mut self, signal: i32) -> Self {
         // SAFETY: the set is initialised; a wrong number is refused.
-        unsafe { libc::sigaddset(&raw mut self.0, signal) };
+        unsafe { libc::sigdelset(&raw mut self.0, signal) };
         self
     }
 

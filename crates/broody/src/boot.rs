@@ -133,11 +133,6 @@ pub(crate) fn executable() -> PathBuf {
     set.clone().unwrap_or_else(image::executable)
 }
 
-/// The calling process's pid, for guards that a fork copies.
-pub(crate) fn here() -> broody_os::Pid {
-    fork::pid()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

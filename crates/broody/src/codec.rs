@@ -1,23 +1,37 @@
 //! How values cross between processes: serde with postcard.
 
+use postcard::ser_flavors::Flavor;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+/// Appends to a buffer that holds other values already.
+struct Appending<'a>(&'a mut Vec<u8>);
+
+impl Flavor for Appending<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
+}
 
 /// Encodes `value` at the end of `buffer`. On failure the buffer is as it was.
 pub(crate) fn encode_into<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<(), String> {
     let before = buffer.len();
-    let taken = std::mem::take(buffer);
-    match postcard::to_extend(value, taken) {
-        Ok(extended) => {
-            *buffer = extended;
-            Ok(())
-        }
-        Err(error) => {
-            // postcard drops what it was extending; what was there before is only ever a batch under construction.
-            debug_assert_eq!(before, 0, "encode_into a fresh buffer where a failure must leave earlier bytes");
-            Err(error.to_string())
-        }
-    }
+    postcard::serialize_with_flavor(value, Appending(buffer)).map_err(|error| {
+        buffer.truncate(before);
+        error.to_string()
+    })
 }
 
 /// Encodes `value`.
@@ -33,5 +47,38 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
         Ok((value, [])) => Ok(value),
         Ok((_, rest)) => Err(format!("{} bytes are left over", rest.len())),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Cannot be encoded: it says nothing of its length, and fails after a part was written.
+    struct Halfway;
+
+    impl Serialize for Halfway {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            use serde::ser::{Error, SerializeTuple};
+            let mut tuple = serializer.serialize_tuple(2)?;
+            tuple.serialize_element(&7u8)?;
+            Err(S::Error::custom("half-way"))
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_encoded_leaves_the_buffer_as_it_was() {
+        let mut buffer = encode(&1u8).unwrap();
+        encode_into(&Halfway, &mut buffer).unwrap_err();
+        encode_into(&2u8, &mut buffer).unwrap();
+        assert_eq!(buffer, [1, 2]);
+    }
+
+    #[test]
+    fn bytes_that_are_too_few_or_too_many_are_refused() {
+        let bytes = encode(&("text".to_owned(), 300u32)).unwrap();
+        assert_eq!(decode::<(String, u32)>(&bytes).unwrap(), ("text".to_owned(), 300));
+        decode::<(String, u32)>(&bytes[..bytes.len() - 1]).unwrap_err();
+        decode::<String>(&bytes).unwrap_err();
     }
 }

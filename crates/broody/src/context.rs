@@ -151,6 +151,12 @@ impl Context {
         Ok(new)
     }
 
+    /// As [`link`](Self::link), having looked that the supervisor lives.
+    pub(crate) fn living_link(&self) -> crate::Result<Arc<Link>> {
+        let link = self.link()?;
+        if link.check() { self.link() } else { Ok(link) }
+    }
+
     /// The connection to a supervisor that this process has, if it has one.
     pub(crate) fn existing_link(&self) -> Option<Arc<Link>> {
         lock(&self.link).clone()

@@ -151,13 +151,22 @@ pub enum Error {
         task: u64,
     },
 
-    /// Workers die before they are ready, so that the pool cannot work.
-    #[error("{deaths} workers of the pool in a row ended before they were ready, the last with {status}: the pool gives up")]
+    /// Workers die before they are ready, or cannot be started, so that the pool cannot work.
+    #[error("the pool gave up: {attempts} workers in a row did not get ready, the last one because {reason}")]
     PoolBroken {
         /// How many in a row.
-        deaths: u32,
-        /// How the last one ended.
-        status: ExitStatus,
+        attempts: u32,
+        /// What became of the last one.
+        reason: String,
+    },
+
+    /// A task's argument could not be handed to a worker.
+    #[error("task {task} could not be handed to a worker: {reason}")]
+    TaskNotSent {
+        /// The task's number.
+        task: u64,
+        /// The system call that failed, why, and what helps.
+        reason: String,
     },
 
     /// The pool takes no more tasks.

@@ -31,7 +31,7 @@ pub(crate) enum Outcome {
 }
 
 /// The name of a function that holds in every process of this build.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct FunctionId(i64);
 
 impl FunctionId {
@@ -51,6 +51,16 @@ impl FunctionId {
         }
         let trampoline: Trampoline = call::<F, A, R>;
         Self(broody_os::image::distance(trampoline as *const ()) as i64)
+    }
+
+    /// The name in bytes, for messages that are not encoded.
+    pub(crate) fn to_bytes(self) -> [u8; 8] {
+        self.0.to_le_bytes()
+    }
+
+    /// The inverse of [`to_bytes`](Self::to_bytes).
+    pub(crate) fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(i64::from_le_bytes(bytes))
     }
 
     /// The trampoline that this names.

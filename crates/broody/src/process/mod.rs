@@ -7,6 +7,7 @@ mod builder;
 mod current;
 mod fork;
 mod handle;
+mod launch;
 mod shared;
 
 pub use builder::{Builder, Prepared};

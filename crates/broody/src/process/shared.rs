@@ -177,11 +177,13 @@ impl Shared {
         Ok(())
     }
 
-    /// Gives a forked child to a supervisor that does not know it yet.
+    /// Makes a forked child known to a supervisor that began after it.
     pub(crate) fn adopt(&self, link: &Link) {
-        // The request's sender is taken for the child there, so only the child itself can ask; a lost supervisor's forked
-        // children are looked after by this process until it ends.
-        let _ = link;
+        if self.method == StartMethod::Fork && !lock(&self.progress).detached {
+            // A supervisor that is gone again will be missed, and replaced, at the next start.
+            let request = Request::Adopt { pid: self.pid, parent: self.owner };
+            let _ = link.request(&request, &[], [self.pidfd.as_fd()]);
+        }
     }
 
     /// Reads what has arrived. Whether the process has ended.
@@ -291,6 +293,10 @@ impl Shared {
         lock(&self.progress).failure.clone()
     }
 
+    pub(crate) fn supervisor_lost(&self) -> Error {
+        Error::SupervisorLost { pid: self.link.pid() }
+    }
+
     /// Lets it survive this program.
     pub(crate) fn detach(&self) -> Result<()> {
         self.check_owner()?;
@@ -302,7 +308,9 @@ impl Shared {
             });
         }
         if !self.settle() {
-            self.link.request(&Request::Detach { pid: self.pid }, &[], [])?;
+            // A forked child belongs to whichever supervisor this process has now.
+            let link = if self.method == StartMethod::Fork { &Context::current().link()? } else { &self.link };
+            link.request(&Request::Detach { pid: self.pid }, &[], [])?;
             lock(&self.progress).detached = true;
             lock(&Context::current().children).remove(&self.number);
         }
@@ -335,7 +343,7 @@ impl Progress {
 
     fn note(&mut self, message: Message<Notice>) {
         match message.header {
-            Notice::Started { .. } => {}
+            Notice::Started { .. } | Notice::Gone => {}
             Notice::Failed(reason) => self.failure = Some(reason),
             Notice::Outcome { outcome, apart: false } => {
                 self.deliver(outcome, Some(ResultBytes::Inline(message.raw)));

@@ -21,7 +21,7 @@ use crate::function::{FunctionId, Outcome};
 const PANICKED: u8 = 101;
 
 /// The exit code of a child that could not get to its function; its starter gets the reason.
-const NOT_STARTED: u8 = 127;
+pub(crate) const NOT_STARTED: u8 = 127;
 
 /// Where the channel is in a child of `forkserver` or `spawn`; the function's own descriptors follow.
 const CHANNEL: RawFd = REQUESTS + 1;

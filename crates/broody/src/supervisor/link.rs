@@ -244,12 +244,10 @@ impl Link {
             return;
         }
         drop(theirs);
-        // It closes its end when everything is gone that shall go. Only detached children let it live on after that.
-        let deadline = Some(Instant::now() + PATIENCE);
-        let _ = events::poll(&[ours.as_fd()], deadline);
-        if let Ok(pidfd) = self.pidfd() {
-            let _ = events::poll(&[pidfd.as_fd()], Some(Instant::now() + Duration::from_millis(200)));
-        }
+        let Ok(pidfd) = self.pidfd() else { return };
+        // It answers when everything is gone that shall go, and then ends, unless detached children keep it alive.
+        let _ = events::poll(&[ours.as_fd(), pidfd.as_fd()], Some(Instant::now() + PATIENCE));
+        let _ = events::poll(&[pidfd.as_fd()], Some(Instant::now() + Duration::from_millis(200)));
         self.check();
     }
 }

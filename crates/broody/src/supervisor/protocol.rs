@@ -27,11 +27,13 @@ pub(crate) enum Request {
     Hello,
     /// Start a process. Descriptors: the channel, then those that [`Start`] lists. Raw: the argument.
     Start(Start),
-    /// The sender is a forked child of `parent`: end it when the program dies. Descriptors: its pidfd.
-    Adopt { parent: Pid },
+    /// `pid` is a forked child of `parent` (one of them is the sender): end it when the program dies. Descriptors: its pidfd.
+    Adopt { pid: Pid, parent: Pid },
+    /// The sender gave up the start of this number: end what came of it.
+    Cancel { number: u64 },
     /// The child `pid` of the sender shall survive the program.
     Detach { pid: Pid },
-    /// The host exits: end what is left, then yourself.
+    /// The host exits: end what is left, then yourself. Descriptors: where to say that it is done.
     Quit,
 }
 
@@ -39,6 +41,8 @@ pub(crate) enum Request {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Start {
     pub(crate) identity: Identity,
+    /// Which of the sender's starts this is.
+    pub(crate) number: u64,
     pub(crate) function: FunctionId,
     /// Exec the program anew after the fork.
     pub(crate) exec: bool,
@@ -102,6 +106,8 @@ pub(crate) enum Notice {
     Outcome { outcome: Outcome, apart: bool },
     /// From the supervisor: it was reaped. Nothing follows.
     Ended { code: Option<i32>, usage: RawUsage },
+    /// The answer to [`Request::Quit`]: everything that shall end has ended.
+    Gone,
 }
 
 /// [`Usage`] on the wire.

@@ -24,22 +24,6 @@ const ORPHAN_DELAY: Duration = Duration::from_millis(2);
 /// How long processes are waited for that do not die by SIGKILL (in uninterruptible sleep).
 const LAST_WAIT: Duration = Duration::from_secs(10);
 
-/// Signals that would end or stop a process and that a terminal, a service manager or a user sends to the whole program: the
-/// supervisor ends when the host does, not before. Children get them back as the host had them.
-const SHIELDED: [i32; 11] = [
-    signals::SIGHUP,
-    signals::SIGINT,
-    signals::SIGQUIT,
-    signals::SIGUSR1,
-    signals::SIGUSR2,
-    signals::SIGPIPE,
-    signals::SIGALRM,
-    signals::SIGTERM,
-    signals::SIGTSTP,
-    signals::SIGTTIN,
-    signals::SIGTTOU,
-];
-
 /// Runs the supervisor. The request socket is standard input.
 pub(crate) fn run() -> ! {
     // Whoever started this watches the socket: ending is the answer to every failure here.
@@ -56,6 +40,8 @@ struct Entry {
     channel: OwnedFd,
     /// Who started it; it dies with that process.
     parent: Pid,
+    /// Which of its starts it is.
+    number: u64,
     /// It was detached: it lives on.
     kept: bool,
 }
@@ -69,18 +55,17 @@ struct Adopted {
 /// What a child has to put back as the host had it.
 pub(crate) struct Inherited {
     pub(crate) supervisor: Pid,
-    ignored: Vec<i32>,
     descriptors: DescriptorLimit,
 }
 
 impl Inherited {
     /// For a forked child: signals and limits as a fresh process of the host would have them.
+    ///
+    /// A signal that was sent to the child before this comes now: the supervisor forks with every signal blocked.
     pub(crate) fn restore(&self) {
-        for signal in SHIELDED.into_iter().chain([signals::SIGCHLD]) {
-            // Rust programs ignore SIGPIPE, and get EPIPE.
-            let ignore = self.ignored.contains(&signal) || signal == signals::SIGPIPE;
-            signals::set_disposition(signal, if ignore { Disposition::Ignore } else { Disposition::Default });
-        }
+        signals::set_disposition(signals::SIGCHLD, Disposition::Default);
+        // Rust programs ignore SIGPIPE, and get EPIPE; a program that begins before main has not come so far.
+        signals::set_disposition(signals::SIGPIPE, Disposition::Ignore);
         if self.descriptors.current != self.descriptors.maximum {
             limits::set_descriptors(&self.descriptors);
         }
@@ -103,19 +88,16 @@ struct Server {
     adopted: BTreeMap<Pid, Adopted>,
     /// When orphans are to be looked for.
     scan_at: Option<Instant>,
-    /// Whoever waits for the end of everything: closing it is the answer.
+    /// Whoever waits for the end of everything.
     quitting: Option<OwnedFd>,
 }
 
 impl Server {
     fn new() -> broody_os::Result<Self> {
-        let ignored = SHIELDED.into_iter().filter(|signal| signals::is_ignored(*signal)).collect();
-        for signal in SHIELDED {
-            signals::set_disposition(signal, Disposition::Ignore);
-        }
+        // What a terminal, a service manager or a user sends to the whole program would end or stop this process, which has to
+        // end when the host does, and not before: every signal stays blocked for good, except SIGCHLD while it waits in epoll.
         signals::interrupt_on(signals::SIGCHLD);
-        // Blocked except while waiting in epoll, so that none is missed between a look and a wait.
-        SignalSet::empty().with(signals::SIGCHLD).block_exactly();
+        SignalSet::all().block_exactly();
         fork::set_thread_name("broody-super");
         fork::become_subreaper()?;
 
@@ -153,7 +135,7 @@ impl Server {
             host_pidfd: host_pidfd.into(),
             host_gone: false,
             epoll,
-            inherited: Inherited { supervisor: me, ignored, descriptors: limits::raise_descriptors() },
+            inherited: Inherited { supervisor: me, descriptors: limits::raise_descriptors() },
             children: BTreeMap::new(),
             adopted: BTreeMap::new(),
             scan_at: None,
@@ -162,7 +144,7 @@ impl Server {
     }
 
     fn serve(&mut self) -> broody_os::Result<()> {
-        let awake = SignalSet::empty();
+        let awake = SignalSet::all().without(signals::SIGCHLD);
         let mut ready = Vec::with_capacity(64);
         loop {
             let limit = self.scan_at.map(|at| at.saturating_duration_since(Instant::now()));
@@ -208,14 +190,17 @@ impl Server {
             let Some(sender) = message.sender else { continue };
             match message.header {
                 Request::Start(start) => self.start(sender, start, message.raw, message.descriptors),
-                Request::Adopt { parent } => self.adopt(sender, parent, message.descriptors)?,
+                Request::Adopt { pid, parent } if sender == pid || sender == parent => {
+                    self.adopt(pid, parent, message.descriptors)?;
+                }
+                Request::Cancel { number } => self.cancel(sender, number),
                 Request::Detach { pid } => self.detach(sender, pid),
                 Request::Quit if sender == self.host => {
                     self.quitting = message.descriptors.into_iter().next();
                     self.host_gone = true;
                     return Ok(());
                 }
-                Request::Quit | Request::Hello => {}
+                Request::Quit | Request::Hello | Request::Adopt { .. } => {}
             }
         }
     }
@@ -223,6 +208,7 @@ impl Server {
     fn start(&mut self, sender: Pid, start: Start, argument: Vec<u8>, descriptors: Vec<OwnedFd>) {
         let mut descriptors = descriptors.into_iter();
         let Some(channel) = descriptors.next() else { return };
+        let number = start.number;
         // Someone who is not of this program any more (its fork, say, after its end) has nobody to die with.
         if self.host == 0 && !self.children.contains_key(&sender) {
             return;
@@ -249,11 +235,13 @@ impl Server {
                 let _ = fork::kill_child(pid, signals::SIGKILL);
             }
         }
-        self.children.insert(pid, Entry { channel, parent: sender, kept: false });
+        self.children.insert(pid, Entry { channel, parent: sender, number, kept: false });
     }
 
     fn adopt(&mut self, pid: Pid, parent: Pid, descriptors: Vec<OwnedFd>) -> broody_os::Result<()> {
-        if let Some(pidfd) = descriptors.into_iter().next() {
+        if let Some(pidfd) = descriptors.into_iter().next()
+            && !self.adopted.contains_key(&pid)
+        {
             let pidfd = PidFd::from(pidfd);
             self.epoll.add(&pidfd, pid as u64, Trigger::Level)?;
             self.adopted.insert(pid, Adopted { pidfd, parent });
@@ -265,6 +253,13 @@ impl Server {
         if let Some(gone) = self.adopted.remove(&pid) {
             self.epoll.remove(&gone.pidfd);
             self.kill_started_by(pid);
+        }
+    }
+
+    fn cancel(&mut self, sender: Pid, number: u64) {
+        let cancelled = |entry: &Entry| entry.parent == sender && entry.number == number;
+        for (pid, _) in self.children.iter().filter(|(_, entry)| cancelled(entry)) {
+            let _ = fork::kill_child(*pid, signals::SIGKILL);
         }
     }
 
@@ -314,7 +309,7 @@ impl Server {
     fn end_program(&mut self) -> broody_os::Result<()> {
         // Forked children whose adoption is still on its way. Nobody is left to start anything for.
         while let Ok(Arrived::Message(message)) = protocol::receive::<Request>(&self.requests, false) {
-            if let (Request::Adopt { parent }, Some(pid)) = (message.header, message.sender) {
+            if let Request::Adopt { pid, parent } = message.header {
                 self.adopt(pid, parent, message.descriptors)?;
             }
         }
@@ -339,10 +334,12 @@ impl Server {
             if doomed.is_empty() || Instant::now() > give_up {
                 break;
             }
-            quiet.wait(&mut Vec::new(), Some(Duration::from_millis(2)), Some(&SignalSet::empty()))?;
+            quiet.wait(&mut Vec::new(), Some(Duration::from_millis(2)), Some(&SignalSet::all().without(signals::SIGCHLD)))?;
         }
         self.scan_at = None;
-        self.quitting = None;
+        if let Some(asker) = self.quitting.take() {
+            tell(&asker, &Notice::Gone);
+        }
         Ok(())
     }
 }

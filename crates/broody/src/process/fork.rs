@@ -1,0 +1,178 @@
+//! The start method `fork`: a child that is a copy of this process.
+//!
+//! It is a direct child, which this process reaps; the supervisor is told of it and ends it when the program dies. The child
+//! tells it, and only then runs its function, so that there is no instant in which a running function is unknown. In between
+//! the child is harmless: if its parent dies there, it finds another parent and exits; if the supervisor died, it cannot send,
+//! and exits.
+//!
+//! When the main thread forks, the kernel is asked to kill the child with it (PR_SET_PDEATHSIG follows the thread): a program
+//! whose supervisor and main thread are killed at the same instant leaves nothing either.
+
+#![allow(unsafe_code)]
+
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use broody_os::fork::{self, Fork};
+use broody_os::pidfd::PidFd;
+use broody_os::signals::SignalSet;
+use broody_os::{Pid, environment, events, socket, wait};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::builder::Builder;
+use super::launch::identity;
+use super::shared::{Birth, Shared};
+use super::{Child, StartMethod};
+use crate::context::Context;
+use crate::function::{self, Outcome};
+use crate::supervisor::child;
+use crate::supervisor::link::{Link, PATIENCE};
+use crate::supervisor::protocol::{self, Arrived, Identity, Notice, Request};
+use crate::{Error, Result, codec};
+
+/// Starts `function` in a fork of this process.
+pub(super) fn start<R, F>(how: &Builder, function: F) -> Result<Child<R>>
+where
+    R: Serialize + DeserializeOwned,
+    F: FnOnce() -> R,
+{
+    let context = Context::current();
+    let number = context.next_number();
+    let identity = identity(context, how.given_name(), how.is_daemon(), StartMethod::Fork, number);
+    let link = context.living_link()?;
+    let (ours, theirs) = socket::pair()?;
+    let parent = fork::pid();
+    let tied = fork::is_main_thread();
+
+    // Held over the fork, standard output is whole in the child, and what was buffered is not written twice.
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.flush();
+    fork::flush_c_streams();
+    // SAFETY: what the closure may rely on after a fork is its writer's business, as the documentation of this start method
+    // says. What this crate does in the child takes no lock of the parent's: its context is new.
+    let forked = unsafe { fork::fork() }.map_err(|error| Error::Start {
+        name: identity.name.clone(),
+        reason: error.to_string(),
+    })?;
+    drop(stdout);
+    match forked {
+        Fork::Child => {
+            drop(ours);
+            let newborn = Newborn { identity, link, channel: theirs, parent, tied };
+            newborn.run(function)
+        }
+        Fork::Parent(pid) => {
+            drop(theirs);
+            let name = identity.name;
+            let (pidfd, early) = await_start(pid, &name, &ours, &link)?;
+            let birth = Birth {
+                name,
+                pid,
+                pidfd,
+                method: StartMethod::Fork,
+                daemon: how.is_daemon(),
+                tied,
+                channel: ours,
+                link,
+                early,
+            };
+            Ok(Child::new(Shared::register(birth, number), function::name_of::<F>()))
+        }
+    }
+}
+
+/// The child, before its function.
+struct Newborn {
+    identity: Identity,
+    link: Arc<Link>,
+    channel: OwnedFd,
+    parent: Pid,
+    tied: bool,
+}
+
+impl Newborn {
+    fn run<R: Serialize>(self, function: impl FnOnce() -> R) -> ! {
+        let Newborn { identity, link, channel, parent, tied } = self;
+        if let Err(error) = settle_in(&link, &channel, parent, tied) {
+            let _ = protocol::send(&channel, &Notice::Failed(error.to_string()), &[], &[], true);
+            fork::exit_now(child::NOT_STARTED);
+        }
+        if identity.named {
+            fork::set_thread_name(&identity.name);
+        }
+        Context::become_child(identity, Some(link), Vec::new());
+        function::record_panics();
+        let mut result = Vec::new();
+        let outcome = function::catch_panic(|| {
+            codec::encode_into(&function(), &mut result).map_or_else(Outcome::BadResult, |()| Outcome::Returned)
+        });
+        child::finish(channel, outcome.unwrap_or_else(|panicked| panicked), &result)
+    }
+}
+
+fn settle_in(link: &Link, channel: &OwnedFd, parent: Pid, tied: bool) -> Result<()> {
+    if tied {
+        fork::die_with_parent_thread()?;
+    }
+    SignalSet::empty().block_exactly();
+    environment::silence_stream(0)?;
+    let (pid, pidfd) = (fork::pid(), PidFd::myself()?);
+    link.request(&Request::Adopt { pid, parent }, &[], [pidfd.as_fd()])?;
+    // It may have died before the supervisor knew, or before PDEATHSIG was armed.
+    if fork::parent_pid() != parent {
+        fork::exit_now(child::NOT_STARTED);
+    }
+    Ok(protocol::send(channel, &Notice::Started { pid }, &[], &[pidfd.as_fd()], true)?)
+}
+
+type Born = (PidFd, Vec<protocol::Message<Notice>>);
+
+/// Waits for the child's word that it runs, which brings its pidfd.
+fn await_start(pid: Pid, name: &str, channel: &OwnedFd, link: &Link) -> Result<Born> {
+    let failed = |reason: String| Error::Start { name: name.to_owned(), reason };
+    // Only to see it die early. Were it reaped by the host's own code before this line, the pid could be another process's by
+    // now, which would cost patience and nothing else: the child's own word brings the handle that is kept.
+    let watch = PidFd::open(pid).ok();
+    let deadline = Some(Instant::now() + PATIENCE);
+    let outcome = loop {
+        match protocol::receive::<Notice>(channel, false)? {
+            Arrived::Message(mut message) => match message.header {
+                Notice::Started { .. } => {
+                    break message.descriptors.pop().ok_or_else(|| failed("it came without a handle".into()));
+                }
+                Notice::Failed(reason) => break Err(failed(reason)),
+                _ => break Err(failed("it sent something else first".into())),
+            },
+            Arrived::Spoiled(reason) => break Err(failed(format!("its word was lost: {reason}"))),
+            Arrived::Closed => break Err(failed("it ended at once".into())),
+            Arrived::Empty => {
+                let watched = watch.as_ref().map_or(channel.as_fd(), AsFd::as_fd);
+                let [news, ended] = events::poll(&[channel.as_fd(), watched], deadline)?;
+                if !news && ended {
+                    // What it sent before it died comes first.
+                    if let Ok(Arrived::Empty) = protocol::receive::<Notice>(channel, false) {
+                        break Err(failed("it ended at once".into()));
+                    }
+                } else if !news {
+                    break Err(failed(format!("it gave no sign for {} s", PATIENCE.as_secs())));
+                }
+            }
+        }
+    };
+    match outcome {
+        Ok(pidfd) => Ok((pidfd.into(), Vec::new())),
+        Err(error) => {
+            link.check();
+            // Ours and unreaped, or reaped by the host's code and then not to be found.
+            if let Some(watch) = watch {
+                let _ = watch.send_signal(broody_os::signals::SIGKILL);
+                let _ = events::poll(&[watch.as_fd()], Some(Instant::now() + PATIENCE));
+                let _ = wait::reap_pidfd(watch.as_fd());
+            }
+            Err(error)
+        }
+    }
+}

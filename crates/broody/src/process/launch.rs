@@ -1,0 +1,152 @@
+//! Asking the supervisor for a process.
+//!
+//! The request names the starter's *channel*, on which the answer comes. Until the request is sent nothing has happened: a
+//! supervisor that is found dead then is replaced, and the new one is asked. Once it is sent nothing is tried again, since the
+//! function might run twice: a start whose answer does not come is cancelled, and is an error.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use broody_os::{events, socket};
+
+use super::StartMethod;
+use super::shared::{Birth, Shared};
+use crate::context::Context;
+use crate::function::FunctionId;
+use crate::supervisor::link::{Link, PATIENCE};
+use crate::supervisor::protocol::{self, Arrived, Identity, Notice, Parent, Request, Start, Stream};
+use crate::{Error, Result};
+
+/// What to start.
+pub(crate) struct Launch<'a> {
+    /// The name that the process was given; else it gets one.
+    pub(crate) name: Option<&'a str>,
+    pub(crate) daemon: bool,
+    pub(crate) method: StartMethod,
+    pub(crate) function: FunctionId,
+    /// The encoded argument.
+    pub(crate) argument: &'a [u8],
+    /// Descriptors that the function takes by [`take_own_descriptors`](super::take_own_descriptors).
+    pub(crate) own: &'a [BorrowedFd<'a>],
+}
+
+impl Launch<'_> {
+    /// Starts the process.
+    pub(crate) fn start(&self) -> Result<Arc<Shared>> {
+        let context = Context::current();
+        let number = context.next_number();
+        let identity = identity(context, self.name, self.daemon, self.method, number);
+        let argument = protocol::apart("broody-argument", self.argument)?;
+        let attempt = |link: &Arc<Link>| self.ask(link, &identity, number, argument.as_ref());
+        let link = context.link()?;
+        let (link, channel) = match attempt(&link) {
+            Ok(channel) => (link, channel),
+            // It died before it could take the request.
+            Err(Error::SupervisorLost { .. }) => {
+                let link = context.link()?;
+                let channel = attempt(&link)?;
+                (link, channel)
+            }
+            Err(error) => return Err(error),
+        };
+        let cancel = |error| {
+            let _ = link.request(&Request::Cancel { number }, &[], []);
+            Err(error)
+        };
+        self.await_start(identity, channel, &link).or_else(cancel).map(|birth| Shared::register(birth, number))
+    }
+
+    /// Sends the request. Gives the channel that the answer comes on.
+    fn ask(
+        &self,
+        link: &Link,
+        identity: &Identity,
+        number: u64,
+        argument: Option<&OwnedFd>,
+    ) -> Result<OwnedFd> {
+        let (ours, theirs) = socket::pair()?;
+        let differences = link.differences()?;
+        let mut start = Start {
+            identity: identity.clone(),
+            number,
+            function: self.function,
+            exec: self.method == StartMethod::Spawn,
+            argument_apart: argument.is_some(),
+            environment: false,
+            directory: false,
+            streams: [Stream::Same; 2],
+            own: self.own.len() as u8,
+        };
+        differences.describe(&mut start);
+        let descriptors = [theirs.as_fd()]
+            .into_iter()
+            .chain(argument.map(AsFd::as_fd))
+            .chain(differences.descriptors())
+            .chain(self.own.iter().copied());
+        let raw = if argument.is_some() { &[] } else { self.argument };
+        link.request(&Request::Start(start), raw, descriptors)?;
+        Ok(ours)
+    }
+
+    /// Waits until the process runs.
+    fn await_start(&self, identity: Identity, channel: OwnedFd, link: &Arc<Link>) -> Result<Birth> {
+        let failed = |reason: String| Error::Start { name: identity.name.clone(), reason };
+        let deadline = Some(Instant::now() + PATIENCE);
+        let mut early = Vec::new();
+        loop {
+            match protocol::receive::<Notice>(&channel, false)? {
+                Arrived::Message(mut message) => match message.header {
+                    Notice::Started { pid } => {
+                        let pidfd = message.descriptors.pop().ok_or_else(|| failed("it came without a handle".into()))?;
+                        return Ok(Birth {
+                            name: identity.name,
+                            pid,
+                            pidfd: pidfd.into(),
+                            method: self.method,
+                            daemon: self.daemon,
+                            tied: false,
+                            channel,
+                            link: link.clone(),
+                            early,
+                        });
+                    }
+                    Notice::Failed(reason) => return Err(failed(reason)),
+                    // The child was faster than the supervisor.
+                    _ => early.push(message),
+                },
+                Arrived::Spoiled(reason) => return Err(failed(format!("the answer was lost: {reason}"))),
+                Arrived::Closed if link.check() => return Err(Error::SupervisorLost { pid: link.pid() }),
+                Arrived::Closed => return Err(failed("the supervisor refused it".into())),
+                Arrived::Empty => {
+                    let [news, lost] = events::poll(&[channel.as_fd(), link.pidfd()?.as_fd()], deadline)?;
+                    if !news && lost && link.check() {
+                        return Err(Error::SupervisorLost { pid: link.pid() });
+                    }
+                    if !news && !lost {
+                        return Err(link.silent());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Who the child `number` of this process will be.
+pub(super) fn identity(
+    context: &Context,
+    name: Option<&str>,
+    daemon: bool,
+    method: StartMethod,
+    number: u64,
+) -> Identity {
+    let ours = &context.identity;
+    let given = name.map(str::to_owned);
+    let named = given.is_some();
+    let name = given.unwrap_or_else(|| match ours.parent {
+        None => format!("Process-{number}"),
+        Some(_) => format!("{}:{number}", ours.name),
+    });
+    let parent = Parent { name: ours.name.clone(), pid: context.pid };
+    Identity { name, named, daemon, method: Some(method), parent: Some(parent) }
+}
