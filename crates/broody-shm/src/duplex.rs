@@ -63,7 +63,7 @@ impl Duplex {
         let offset = page_size() + index * 2 * capacity;
         // SAFETY: both copies of both rings lie behind the first page.
         let bytes = unsafe { self.mapping.as_ptr().add(offset) };
-        Memory { mapping: self.mapping.clone(), control: NonNull::from(control), bytes, capacity }
+        Memory { _mapping: self.mapping.clone(), control: NonNull::from(control), bytes, capacity }
     }
 
     /// The lease of a frame.

@@ -67,7 +67,7 @@ impl Control {
 #[derive(Debug, Clone)]
 pub(crate) struct Memory {
     /// Kept for as long as anything points into it.
-    pub(crate) mapping: Arc<Mapping>,
+    pub(crate) _mapping: Arc<Mapping>,
     pub(crate) control: NonNull<Control>,
     /// The first byte of the first of the two copies.
     pub(crate) bytes: NonNull<u8>,
@@ -116,6 +116,11 @@ impl Producer {
     /// The shared words.
     pub fn control(&self) -> &Control {
         self.memory.control()
+    }
+
+    /// Whether a record of `length` bytes has room now.
+    pub fn has_room(&mut self, length: usize) -> Result<bool, Corrupt> {
+        Ok(self.begin(length)?.is_some())
     }
 
     /// Begins a record of at most `most` bytes; `None` when there is no room for so many now.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use broody_os::{environment, fork, image};
+use broody_os::{environment, image};
 
 use crate::supervisor::{child, server};
 use crate::{Error, Result};

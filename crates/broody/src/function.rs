@@ -30,6 +30,27 @@ pub(crate) enum Outcome {
     BadResult(String),
 }
 
+impl Outcome {
+    /// With no text longer than `most` bytes: a message has its limits, and a stack may have none.
+    pub(crate) fn shortened(self, most: usize) -> Self {
+        let cut = |mut text: String| {
+            if text.len() > most {
+                text.truncate(text.floor_char_boundary(most));
+                text.push_str(" [cut]");
+            }
+            text
+        };
+        match self {
+            Outcome::Returned => Outcome::Returned,
+            Outcome::Panicked { message, backtrace } => {
+                Outcome::Panicked { message: cut(message), backtrace: cut(backtrace) }
+            }
+            Outcome::BadArgument(reason) => Outcome::BadArgument(cut(reason)),
+            Outcome::BadResult(reason) => Outcome::BadResult(cut(reason)),
+        }
+    }
+}
+
 /// The name of a function that holds in every process of this build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct FunctionId(i64);
@@ -59,7 +80,7 @@ impl FunctionId {
     }
 
     /// The inverse of [`to_bytes`](Self::to_bytes).
-    pub(crate) fn from_bytes(bytes: [u8; 8]) -> Self {
+    pub(crate) const fn from_bytes(bytes: [u8; 8]) -> Self {
         Self(i64::from_le_bytes(bytes))
     }
 

@@ -34,6 +34,7 @@ mod context;
 mod error;
 mod exit;
 mod function;
+mod pool;
 mod process;
 mod reaper;
 mod supervisor;
@@ -44,6 +45,7 @@ pub use broody_os::proc::State;
 pub use broody_os::wait::{ExitStatus, Usage};
 pub use error::{Error, Result};
 pub use exit::{ExitFunction, at_exit, at_exit_with_priority};
+pub use pool::{AsyncResult, Imap, Pool, PoolBuilder};
 pub use process::{
     Builder, Child, CurrentProcess, ParentProcess, Prepared, Process, StartMethod, active_children, cpu_count,
     current_process, fork, parent_process, spawn,

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::StartMethod;
 use super::builder::Builder;
-use super::shared::{End, Shared};
+use super::shared::{Delivered, End, Shared};
 use crate::function::Outcome;
 use crate::{Error, Result, codec};
 
@@ -96,6 +96,21 @@ impl Process {
             return Ok(None);
         }
         self.ending().map(Some)
+    }
+
+    /// Waits for the end, at most until `deadline`. Whether it has come.
+    pub(crate) fn wait_until(&self, deadline: Instant) -> Result<bool> {
+        self.shared().wait(Some(deadline))
+    }
+
+    /// What its function gave, if that has arrived.
+    pub(crate) fn delivered(&self) -> Option<Arc<Delivered>> {
+        self.shared().delivered()
+    }
+
+    /// Why it never came to its function.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.shared().failure()
     }
 
     fn ending(&self) -> Result<ExitStatus> {

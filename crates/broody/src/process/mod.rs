@@ -15,7 +15,8 @@ pub use current::{CurrentProcess, ParentProcess, active_children, cpu_count, cur
 pub use handle::{Child, Process};
 
 pub(crate) use current::take_own_descriptors;
-pub(crate) use shared::Shared;
+pub(crate) use launch::Launch;
+pub(crate) use shared::{REPORT, Shared};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

@@ -21,7 +21,7 @@ use crate::supervisor::protocol::{self, Arrived, Message, Notice, Request};
 use crate::{Error, Result};
 
 /// How long the supervisor may take to report an end that the pidfd shows.
-const REPORT: Duration = Duration::from_secs(5);
+pub(crate) const REPORT: Duration = Duration::from_secs(5);
 
 /// One process that this process started.
 #[derive(Debug)]

@@ -20,6 +20,9 @@ use crate::function::{FunctionId, Outcome};
 /// The exit code of a process whose function panicked, as of a Rust program whose main panicked.
 const PANICKED: u8 = 101;
 
+/// The longest message of a panic, and the longest stack, that fit into a notice, in bytes.
+const LONGEST_TEXT: usize = protocol::INLINE / 2 - 64;
+
 /// The exit code of a child that could not get to its function; its starter gets the reason.
 pub(crate) const NOT_STARTED: u8 = 127;
 
@@ -244,30 +247,10 @@ fn send_outcome(channel: &OwnedFd, outcome: Outcome, result: &[u8]) {
 }
 
 fn send_notice(channel: &OwnedFd, outcome: Outcome, raw: &[u8], memory: Option<BorrowedFd<'_>>) {
-    let outcome = shortened(outcome);
+    let outcome = outcome.shortened(LONGEST_TEXT);
     let notice = Notice::Outcome { outcome, apart: memory.is_some() };
     // A starter that is gone does not want it.
     let _ = protocol::send(channel, &notice, raw, memory.as_slice(), true);
-}
-
-/// A message holds so many bytes: a long panic message or stack is cut.
-fn shortened(outcome: Outcome) -> Outcome {
-    const MOST: usize = protocol::INLINE / 2 - 64;
-    let cut = |mut text: String| {
-        if text.len() > MOST {
-            text.truncate(text.floor_char_boundary(MOST));
-            text.push_str(" [cut]");
-        }
-        text
-    };
-    match outcome {
-        Outcome::Returned => Outcome::Returned,
-        Outcome::Panicked { message, backtrace } => {
-            Outcome::Panicked { message: cut(message), backtrace: cut(backtrace) }
-        }
-        Outcome::BadArgument(reason) => Outcome::BadArgument(cut(reason)),
-        Outcome::BadResult(reason) => Outcome::BadResult(cut(reason)),
-    }
 }
 
 /// Writes out what is buffered for the standard streams, which _exit does not.

@@ -1,0 +1,115 @@
+//! Tasks that were handed in together: their encoded arguments, and where their answers go.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use broody_os::memory::SealedBytes;
+use broody_shm::ring::Record;
+use serde::Serialize;
+
+use super::failure::Failure;
+use crate::codec;
+use crate::function::FunctionId;
+
+/// Where the answers of some tasks go. Called with the pool's lock held: it only stores.
+pub(super) trait Sink: Send + Sync {
+    /// The answer of the task `index`, counted from the first task of this sink. Comes exactly once for each.
+    fn deliver(&self, index: u64, answer: Answer<'_>);
+}
+
+/// How a task ended.
+pub(super) enum Answer<'a> {
+    /// With this encoded result, which has to be copied.
+    Returned(Record<'a>),
+    /// With this encoded result, in memory of its own.
+    Apart(SealedBytes),
+    /// Without.
+    Failed(Failure),
+}
+
+/// Encoded arguments, one behind the other.
+#[derive(Default)]
+pub(super) struct Arguments {
+    bytes: Vec<u8>,
+    /// Where each ends.
+    ends: Vec<usize>,
+}
+
+impl Arguments {
+    pub(super) fn push<A: Serialize>(&mut self, argument: &A) -> Result<(), String> {
+        codec::encode_into(argument, &mut self.bytes)?;
+        self.ends.push(self.bytes.len());
+        Ok(())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn get(&self, index: usize) -> &[u8] {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.bytes[start..self.ends[index]]
+    }
+}
+
+/// Some tasks of one function.
+pub(super) struct Batch {
+    pub(super) function: FunctionId,
+    arguments: Arguments,
+    sink: Arc<dyn Sink>,
+    /// The index of the first in the sink.
+    first: u64,
+    /// The number of the first in the pool.
+    task: u64,
+}
+
+impl Batch {
+    pub(super) fn new(
+        function: FunctionId,
+        arguments: Arguments,
+        sink: Arc<dyn Sink>,
+        first: u64,
+        task: u64,
+    ) -> Arc<Self> {
+        Arc::new(Self { function, arguments, sink, first, task })
+    }
+
+    pub(super) fn argument(&self, index: usize) -> &[u8] {
+        self.arguments.get(index)
+    }
+
+    /// The number in the pool of the task at `index`.
+    pub(super) fn task(&self, index: usize) -> u64 {
+        self.task + index as u64
+    }
+
+    pub(super) fn deliver(&self, index: usize, answer: Answer<'_>) {
+        self.sink.deliver(self.first + index as u64, answer);
+    }
+
+    pub(super) fn goes_to(&self, sink: &Arc<dyn Sink>) -> bool {
+        Arc::ptr_eq(&self.sink, sink)
+    }
+}
+
+/// A part of a batch that has not begun.
+#[derive(Clone)]
+pub(super) struct Run {
+    pub(super) batch: Arc<Batch>,
+    pub(super) range: Range<usize>,
+}
+
+impl Run {
+    pub(super) fn whole(batch: Arc<Batch>) -> Self {
+        let range = 0..batch.arguments.len();
+        Self { batch, range }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.range.len()
+    }
+}

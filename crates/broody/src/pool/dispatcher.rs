@@ -1,0 +1,144 @@
+//! The thread of a pool: takes answers, hands out tasks, replaces workers.
+//!
+//! It sleeps in epoll. Workers wake it through one eventfd, and only while it says that it sleeps; the end of a worker wakes it
+//! through the worker's pidfd. It runs nobody's code: arguments are encoded and results decoded by the threads that call.
+
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use broody_os::events::{Epoll, EventFd, Trigger};
+use broody_os::{fork, signals};
+
+use super::schedule::Schedule;
+use super::slot::{self, Slot};
+use crate::Result;
+use crate::context::lock;
+
+/// How soon the host looks for answers that no worker rang for. Doubles as long as there are none.
+const LOOK: Duration = Duration::from_millis(4);
+
+/// The longest time without such a look.
+const LOOK_AT_LAST: Duration = Duration::from_millis(256);
+
+/// Without any reason to look the host still does: a bound on whatever was not thought of.
+const BOUND: Duration = Duration::from_secs(1);
+
+const DOORBELL: u64 = 0;
+
+/// What the thread and the handles of a pool share.
+pub(super) struct Shared {
+    pub(super) schedule: Mutex<Schedule>,
+    doorbell: EventFd,
+    epoll: Epoll,
+    name: String,
+}
+
+impl Shared {
+    /// A pool whose workers run already, so that the first to fail is the caller's error.
+    pub(super) fn new(schedule: Schedule, name: String) -> Result<Arc<Self>> {
+        let (doorbell, epoll) = (EventFd::new()?, Epoll::new()?);
+        epoll.add(&doorbell, DOORBELL, Trigger::Edge)?;
+        let shared = Self { schedule: Mutex::new(schedule), doorbell, epoll, name };
+        let first = lock(&shared.schedule).to_start();
+        for number in first {
+            let slot = shared.launch(number)?;
+            lock(&shared.schedule).settle(number, Ok(slot));
+        }
+        Ok(Arc::new(shared))
+    }
+
+    /// Starts the thread.
+    pub(super) fn start(self: &Arc<Self>) -> std::io::Result<std::thread::JoinHandle<()>> {
+        let theirs = self.clone();
+        signals::with_all_blocked(|| {
+            std::thread::Builder::new().name("broody-pool".to_owned()).stack_size(512 * 1024).spawn(move || {
+                fork::set_thread_name("broody-pool");
+                theirs.work();
+            })
+        })
+    }
+
+    /// Lets the thread look at the schedule again.
+    pub(super) fn nudge(&self) {
+        self.doorbell.signal();
+    }
+
+    /// As [`nudge`](Self::nudge), if the thread has to look at workers by itself from now on.
+    pub(super) fn nudge_if_needed(&self, schedule: &Schedule) {
+        if schedule.must_look() {
+            self.nudge();
+        }
+    }
+
+    fn launch(&self, number: u64) -> Result<Slot> {
+        let slot = Slot::launch(&format!("{}-{number}", self.name), &self.doorbell)?;
+        self.epoll.add(slot.process.sentinel(), number, Trigger::Level)?;
+        Ok(slot)
+    }
+
+    fn work(&self) {
+        let mut ready = Vec::with_capacity(64);
+        let mut look = LOOK;
+        let mut start_at = Instant::now();
+        loop {
+            let starting = {
+                let mut schedule = lock(&self.schedule);
+                if schedule.collect() {
+                    look = LOOK;
+                }
+                schedule.hand_out();
+                if start_at <= Instant::now() { schedule.to_start() } else { 0..0 }
+            };
+            for number in starting {
+                let started = self.launch(number).map_err(|error| error.to_string());
+                let mut schedule = lock(&self.schedule);
+                schedule.settle(number, started);
+                start_at = Instant::now() + schedule.start_delay();
+            }
+            let Some(limit) = self.before_sleep(look, start_at) else { return };
+            if limit.is_zero() {
+                continue;
+            }
+            if self.epoll.wait(&mut ready, Some(limit), None).is_err() {
+                // Only for a descriptor that somebody has closed under us.
+                return lock(&self.schedule).terminate();
+            }
+            if ready.is_empty() {
+                look = (look * 2).min(LOOK_AT_LAST);
+            }
+            for number in ready.drain(..).filter(|token| *token != DOORBELL) {
+                self.bury(number);
+                start_at = Instant::now() + lock(&self.schedule).start_delay();
+            }
+        }
+    }
+
+    /// Makes the workers ring from now on. How long to sleep: not at all if there is something to do; `None` when everything is
+    /// over.
+    fn before_sleep(&self, look: Duration, start_at: Instant) -> Option<Duration> {
+        let mut schedule = lock(&self.schedule);
+        let over = schedule.is_over() || schedule.wind_down();
+        if over && schedule.is_empty() {
+            return None;
+        }
+        schedule.slots().for_each(|(_, slot)| slot.listen());
+        if schedule.slots().any(|(_, slot)| !slot.is_silent()) {
+            return Some(Duration::ZERO);
+        }
+        let limit = if schedule.must_look() { look } else { BOUND };
+        let until_start = || start_at.saturating_duration_since(Instant::now());
+        Some(if schedule.missing() > 0 { limit.min(until_start()) } else { limit })
+    }
+
+    /// A worker has ended.
+    fn bury(&self, number: u64) {
+        // Its end is reported within microseconds; the lock is free meanwhile.
+        let process = lock(&self.schedule).slots().find(|(other, _)| *other == number).map(|(_, slot)| slot.process.clone());
+        let Some(process) = process else { return };
+        self.epoll.remove(process.as_fd());
+        let status = slot::ending(&process);
+        let dead = lock(&self.schedule).bury(number, status);
+        drop(dead);
+    }
+}

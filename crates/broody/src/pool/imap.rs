@@ -1,0 +1,141 @@
+//! `imap` and `imap_unordered`: answers while tasks are still handed in.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Pool;
+use super::batch::{Answer, Arguments, Batch, Sink};
+use super::failure::Failure;
+use super::stream::{Kept, Stream};
+use crate::context::lock;
+use crate::function::FunctionId;
+use crate::{Error, Result, codec};
+
+/// The most bytes of arguments that are handed in at once.
+const MOST_BYTES: usize = 1024 * 1024;
+
+/// The results of [`Pool::imap`] and [`Pool::imap_unordered`], each as it comes.
+///
+/// Tasks are taken from the caller's iterator only as far ahead as the workers need: it may be endless. Dropping this forgets the
+/// tasks that have not begun.
+#[must_use = "tasks are handed in as results are asked for"]
+pub struct Imap<'pool, I: Iterator, R> {
+    pool: &'pool Pool,
+    function: FunctionId,
+    function_name: &'static str,
+    items: Option<I>,
+    stream: Arc<Stream>,
+    handed_in: u64,
+    /// Why no more is handed in, to be told when everything before it has been.
+    error: Option<Error>,
+    result: PhantomData<fn() -> R>,
+}
+
+impl<'pool, I, R> Imap<'pool, I, R>
+where
+    I: Iterator,
+    I::Item: Serialize + DeserializeOwned,
+{
+    pub(super) fn new(
+        pool: &'pool Pool,
+        function: FunctionId,
+        function_name: &'static str,
+        items: I,
+        ordered: bool,
+    ) -> Result<Self> {
+        lock(&pool.shared.schedule).open_stream()?;
+        let stream = Arc::new(Stream::new(ordered));
+        Ok(Self { pool, function, function_name, items: Some(items), stream, handed_in: 0, error: None, result: PhantomData })
+    }
+
+    /// Hands in tasks until enough are under way.
+    fn hand_in(&mut self) -> Result<()> {
+        let under_way = (self.handed_in - self.stream.given()) as usize;
+        let window = lock(&self.pool.shared.schedule).window(self.function);
+        // Many at a time: a quarter of the window.
+        if under_way > window - window / 4 {
+            return Ok(());
+        }
+        let Some(items) = &mut self.items else { return Ok(()) };
+        let mut arguments = Arguments::default();
+        let mut refused = None;
+        let mut ended = false;
+        while under_way + arguments.len() < window && arguments.bytes() < MOST_BYTES {
+            let Some(item) = items.next() else {
+                ended = true;
+                break;
+            };
+            if let Err(reason) = arguments.push(&item) {
+                refused = Some(reason);
+                break;
+            }
+        }
+        if ended {
+            self.items = None;
+        }
+        let (first, count) = (self.handed_in, arguments.len());
+        let sink: Arc<dyn Sink> = self.stream.clone();
+        let mut schedule = lock(&self.pool.shared.schedule);
+        // Refused only when the pool is over: then the iterator is as well.
+        let task = schedule.admit(count + usize::from(refused.is_some()), true).inspect_err(|_| self.items = None)?;
+        if count > 0 {
+            schedule.submit(Batch::new(self.function, arguments, sink, first, task));
+            self.pool.shared.nudge_if_needed(&schedule);
+        }
+        drop(schedule);
+        self.handed_in += count as u64;
+        if let Some(reason) = refused {
+            self.stream.deliver(self.handed_in, Answer::Failed(Failure::NotEncoded { reason }));
+            self.handed_in += 1;
+        }
+        Ok(())
+    }
+}
+
+impl<I, R> Iterator for Imap<'_, I, R>
+where
+    I: Iterator,
+    I::Item: Serialize + DeserializeOwned,
+    R: DeserializeOwned,
+{
+    type Item = Result<R>;
+
+    fn next(&mut self) -> Option<Result<R>> {
+        if let Err(error) = self.pool.check_owner() {
+            return self.items.take().map(|_| Err(error));
+        }
+        if let Err(error) = self.hand_in() {
+            // The answers of tasks that are under way come first.
+            self.error = Some(error);
+        }
+        if self.stream.given() == self.handed_in {
+            return self.error.take().map(Err);
+        }
+        let decoded = |bytes: &[u8]| {
+            codec::decode(bytes).map_err(|reason| Error::Decode {
+                what: "the result",
+                function: self.function_name.to_owned(),
+                reason,
+            })
+        };
+        Some(match self.stream.next() {
+            Kept::Bytes(bytes) => decoded(&bytes),
+            Kept::Apart(bytes) => decoded(&bytes),
+            Kept::Failed(failure) => Err(failure.to_error(self.function_name)),
+        })
+    }
+}
+
+impl<I: Iterator, R> Drop for Imap<'_, I, R> {
+    fn drop(&mut self) {
+        if self.pool.check_owner().is_ok() {
+            let sink: Arc<dyn Sink> = self.stream.clone();
+            lock(&self.pool.shared.schedule).close_stream(&sink);
+            // It may have been what a closed pool was waiting for.
+            self.pool.shared.nudge();
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! Which task goes to which worker.
+//!
+//! Tasks wait in one queue, first come, first served. A worker is given frames of them: always one more than it works on, so that it need
+//! not wait. What was given is only lent: when the queue is empty and a worker has nothing, half of what another one has not begun
+//! is taken back for it. A short task thus never waits behind a long one while a worker is idle.
+//!
+//! # What a death leaves
+//!
+//! A worker that ends has answered some of its tasks (the answers are taken first), has begun at most one more, and has not begun
+//! the others. The one is tried again as often as the pool's `retries` allow, and then fails; the others go back to the front of the
+//! queue. Every task therefore has exactly one answer.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use broody_os::wait::ExitStatus;
+
+use super::batch::{Answer, Batch, Run, Sink};
+use super::failure::Failure;
+use super::pace::Paces;
+use super::slot::{Offer, Slot};
+use crate::{Error, Result};
+
+/// How many workers in a row may end before they are ready, or fail to start.
+const ATTEMPTS: u32 = 8;
+
+/// How a pool stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Standing {
+    Open,
+    /// No new tasks; those that there are will be done.
+    Closed,
+    /// Nothing will be done any more.
+    Terminated,
+    /// Nothing can be done any more.
+    Broken { attempts: u32, reason: String },
+}
+
+/// The queue and the workers of a pool.
+pub(super) struct Schedule {
+    pub(super) standing: Standing,
+    queue: VecDeque<Run>,
+    /// How many tasks are in the queue.
+    queued: usize,
+    /// By the number of the worker, which no other ever has.
+    slots: BTreeMap<u64, Slot>,
+    /// How many workers there are to be.
+    workers: usize,
+    next_worker: u64,
+    /// Numbers of workers that are to be started, and that somebody is starting.
+    starting: usize,
+    paces: Paces,
+    retries: u32,
+    /// How often tasks that lost a worker have been tried, by number. Only those that wait for another try.
+    tries: BTreeMap<u64, u32>,
+    next_task: u64,
+    /// Streams that may still hand in tasks, although the pool is closed.
+    streams: usize,
+    failed_starts: u32,
+}
+
+impl Schedule {
+    pub(super) fn new(workers: usize, retries: u32) -> Self {
+        Self {
+            standing: Standing::Open,
+            queue: VecDeque::new(),
+            queued: 0,
+            slots: BTreeMap::new(),
+            workers,
+            next_worker: 1,
+            starting: 0,
+            paces: Paces::default(),
+            retries,
+            tries: BTreeMap::new(),
+            next_task: 0,
+            streams: 0,
+            failed_starts: 0,
+        }
+    }
+
+    pub(super) fn slots(&self) -> impl Iterator<Item = (u64, &Slot)> {
+        self.slots.iter().map(|(number, slot)| (*number, slot))
+    }
+
+    /// How many tasks of `function` a stream should have under way.
+    pub(super) fn window(&self, function: crate::function::FunctionId) -> usize {
+        self.workers * (4 * self.paces.frame(function)).max(16)
+    }
+
+    /// Numbers for `count` new tasks, or why there are none.
+    pub(super) fn admit(&mut self, count: usize, from_stream: bool) -> Result<u64> {
+        match &self.standing {
+            Standing::Open => {}
+            Standing::Closed if from_stream => {}
+            Standing::Closed => return Err(Error::PoolClosed),
+            Standing::Terminated => return Err(Error::PoolTerminated { task: self.next_task }),
+            Standing::Broken { attempts, reason } => {
+                return Err(Error::PoolBroken { attempts: *attempts, reason: reason.clone() });
+            }
+        }
+        let first = self.next_task;
+        self.next_task += count as u64;
+        Ok(first)
+    }
+
+    /// A stream begins: it may hand in tasks until it ends.
+    pub(super) fn open_stream(&mut self) -> Result<()> {
+        self.admit(0, false)?;
+        self.streams += 1;
+        Ok(())
+    }
+
+    /// A stream ends; what it has handed in and nobody has begun is forgotten.
+    pub(super) fn close_stream(&mut self, sink: &Arc<dyn Sink>) {
+        self.streams -= 1;
+        self.queue.retain(|run| !run.batch.goes_to(sink));
+        self.queued = self.queue.iter().map(Run::len).sum();
+    }
+
+    /// Puts tasks at the end of the queue and hands out what can be handed out.
+    pub(super) fn submit(&mut self, batch: Arc<Batch>) {
+        let run = Run::whole(batch);
+        self.queued += run.len();
+        self.queue.push_back(run);
+        self.hand_out();
+    }
+
+    /// Puts tasks back at the front of the queue; they were there before.
+    fn put_back(&mut self, runs: Vec<Run>) {
+        for run in runs.into_iter().rev() {
+            self.queued += run.len();
+            self.queue.push_front(run);
+        }
+    }
+
+    /// Takes what workers have published. Whether there was anything.
+    pub(super) fn collect(&mut self) -> bool {
+        let mut answered = 0;
+        for slot in self.slots.values_mut() {
+            slot.stop_listening();
+            answered += slot.drain(&mut self.paces);
+        }
+        answered > 0
+    }
+
+    /// Gives tasks to workers that want some.
+    pub(super) fn hand_out(&mut self) {
+        loop {
+            self.hand_out_queue();
+            if !self.queue.is_empty() || !self.take_back_for_idle() {
+                return;
+            }
+        }
+    }
+
+    fn hand_out_queue(&mut self) {
+        // Workers whose rings have no room now.
+        let mut full = Vec::new();
+        while let Some(run) = self.queue.front() {
+            let paces = &self.paces;
+            let eager = self.slots.iter_mut().filter(|(number, slot)| slot.wants_more(paces) && !full.contains(*number));
+            let Some((number, slot)) = eager.min_by_key(|(_, slot)| slot.load()) else { break };
+            let fair = self.queued.div_ceil(2 * self.workers);
+            let most = self.paces.frame(run.batch.function).min(fair).max(1);
+            match slot.offer(run, most) {
+                Offer::Taken(count) => self.drop_front(count),
+                Offer::Full => full.push(*number),
+                Offer::Unsendable(reason) => {
+                    let (batch, index) = (run.batch.clone(), run.range.start);
+                    self.drop_front(1);
+                    let task = batch.task(index);
+                    batch.deliver(index, Answer::Failed(Failure::NotSent { task, reason }));
+                }
+            }
+        }
+    }
+
+    /// Takes `count` tasks from the first run of the queue.
+    fn drop_front(&mut self, count: usize) {
+        self.queued -= count;
+        if let Some(run) = self.queue.front_mut() {
+            run.range.start += count;
+            if run.range.is_empty() {
+                self.queue.pop_front();
+            }
+        }
+    }
+
+    /// If a worker has nothing to do: takes back half of what the worker with the most has not begun. Whether it took something.
+    fn take_back_for_idle(&mut self) -> bool {
+        if !self.slots.values().any(|slot| slot.load() == 0 && slot.wants_more(&self.paces)) {
+            return false;
+        }
+        let unclaimed = self.slots.iter_mut().map(|(_, slot)| (slot.unclaimed(), slot));
+        let Some((most, slot)) = unclaimed.max_by_key(|(count, _)| *count) else { return false };
+        // One that has a single task has only not come round to it yet.
+        if most == 0 || slot.outstanding() < 2 {
+            return false;
+        }
+        let back = slot.take_back(most.div_ceil(2));
+        let took = !back.is_empty();
+        self.put_back(back);
+        took
+    }
+
+    /// Whether a worker may have published an answer without ringing: the host has to look by itself.
+    pub(super) fn must_look(&self) -> bool {
+        self.slots.values().any(|slot| slot.outstanding() > 1)
+    }
+
+    /// The worker `number` has ended with `status`. Gives the dead worker, which its owner drops without the lock.
+    pub(super) fn bury(&mut self, number: u64, status: ExitStatus) -> Option<Slot> {
+        let mut slot = self.slots.remove(&number)?;
+        slot.drain(&mut self.paces);
+        let remains = slot.remains();
+        self.put_back(remains.unstarted);
+        for run in remains.lost {
+            self.lost(run, slot.process.pid(), status);
+        }
+        if slot.was_ready() {
+            self.failed_starts = 0;
+        } else if !self.is_over() {
+            self.start_failed(slot.early_failure(status));
+        }
+        self.hand_out();
+        Some(slot)
+    }
+
+    /// Tasks that were begun, and whose worker is gone.
+    fn lost(&mut self, run: Run, pid: broody_os::Pid, status: ExitStatus) {
+        for index in run.range.rev() {
+            let task = run.batch.task(index);
+            let tries = self.tries.remove(&task).unwrap_or(0) + 1;
+            if tries <= self.retries && self.standing != Standing::Terminated {
+                self.tries.insert(task, tries);
+                self.put_back(vec![Run { batch: run.batch.clone(), range: index..index + 1 }]);
+            } else {
+                run.batch.deliver(index, Answer::Failed(Failure::WorkerLost { pid, status, task }));
+            }
+        }
+    }
+
+    /// A worker could not be started, or ended before it was ready.
+    pub(super) fn start_failed(&mut self, reason: String) {
+        self.failed_starts += 1;
+        if self.failed_starts >= ATTEMPTS && !self.is_over() {
+            let attempts = self.failed_starts;
+            self.standing = Standing::Broken { attempts, reason: reason.clone() };
+            self.fail_everything(|_| Failure::Broken { attempts, reason: reason.clone() });
+        }
+    }
+
+    /// How long to wait before the next start: nothing at first, then ever longer.
+    pub(super) fn start_delay(&self) -> Duration {
+        match self.failed_starts {
+            0 => Duration::ZERO,
+            failures => Duration::from_millis(5 << failures.min(6)),
+        }
+    }
+
+    /// Ends everything that was not answered.
+    pub(super) fn terminate(&mut self) {
+        if !self.is_over() {
+            self.collect();
+            self.standing = Standing::Terminated;
+            self.fail_everything(|task| Failure::Terminated { task });
+        }
+    }
+
+    fn fail_everything(&mut self, failure: impl Fn(u64) -> Failure) {
+        let mut runs: Vec<Run> = self.slots.values_mut().flat_map(Slot::abandon).collect();
+        runs.extend(self.queue.drain(..));
+        self.queued = 0;
+        for run in runs {
+            for index in run.range {
+                run.batch.deliver(index, Answer::Failed(failure(run.batch.task(index))));
+            }
+        }
+        for slot in self.slots.values() {
+            let _ = slot.process.kill();
+        }
+    }
+
+    /// Whether no task will be run any more.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.standing, Standing::Terminated | Standing::Broken { .. })
+    }
+
+    /// Whether the pool is closed and has done everything; its workers are then asked to end.
+    pub(super) fn wind_down(&mut self) -> bool {
+        let done = self.standing == Standing::Closed
+            && self.streams == 0
+            && self.queue.is_empty()
+            && self.slots.values().all(|slot| slot.load() == 0);
+        if done {
+            self.slots.values_mut().for_each(Slot::ask_to_quit);
+        }
+        done
+    }
+
+    /// How many workers there are too few.
+    pub(super) fn missing(&mut self) -> usize {
+        let idle_end = self.is_over() || self.wind_down();
+        if idle_end { 0 } else { self.workers - self.slots.len() - self.starting }
+    }
+
+    /// The numbers of workers to start now. The caller starts them, and says so with [`settle`](Self::settle).
+    pub(super) fn to_start(&mut self) -> std::ops::Range<u64> {
+        let missing = self.missing();
+        let first = self.next_worker;
+        self.next_worker += missing as u64;
+        self.starting += missing;
+        first..self.next_worker
+    }
+
+    /// A start is over: with a worker or without.
+    pub(super) fn settle(&mut self, number: u64, started: std::result::Result<Slot, String>) {
+        self.starting -= 1;
+        match started {
+            Ok(slot) => {
+                if self.is_over() {
+                    let _ = slot.process.kill();
+                }
+                self.slots.insert(number, slot);
+                self.hand_out();
+            }
+            Err(reason) => self.start_failed(reason),
+        }
+    }
+
+    /// Whether there is no worker any more.
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty() && self.starting == 0
+    }
+}

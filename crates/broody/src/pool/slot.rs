@@ -1,0 +1,367 @@
+//! One worker, as the host sees it: its process, the link to it, and the leases on tasks that were given to it.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use broody_os::events::EventFd;
+use broody_os::{memory, socket};
+use broody_os::wait::ExitStatus;
+use broody_shm::Corrupt;
+use broody_shm::duplex::{Host, LEASES};
+
+use super::batch::{Answer, Run};
+use super::failure::Failure;
+use super::pace::Paces;
+use super::wire::{self, How, LONGEST, Order, Report};
+use super::worker::{self, DESCRIPTORS};
+use crate::function::{FunctionId, Outcome};
+use crate::process::{Launch, Process, StartMethod};
+use crate::{Result, codec};
+
+/// The most frames that a worker has at a time. Fewer than leases: a lease is only given again when its frame is long over.
+const FRAMES: usize = LEASES - 2;
+
+/// How much work a worker has waiting beside the frame at hand, when it is cut into small frames.
+const AHEAD: std::time::Duration = std::time::Duration::from_micros(400);
+
+/// A worker.
+pub(super) struct Slot {
+    pub(super) process: Process,
+    link: Host,
+    payloads: OwnedFd,
+    frames: VecDeque<Leased>,
+    next_frame: u32,
+    /// It writes nonsense, and was killed for it.
+    corrupt: bool,
+    quitting: bool,
+}
+
+/// Tasks that were given to the worker: `range` of the batch, of which the first `answered` have their answers.
+struct Leased {
+    frame: u32,
+    run: Run,
+    answered: usize,
+}
+
+/// What is left of a worker that has ended.
+pub(super) struct Remains {
+    /// Tasks that it had begun: at most one, unless its memory was spoiled.
+    pub(super) lost: Vec<Run>,
+    /// Tasks that it had not begun, oldest first.
+    pub(super) unstarted: Vec<Run>,
+}
+
+/// What became of an offer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// So many tasks from the front were taken.
+    Taken(usize),
+    /// The first task cannot be handed over at all.
+    Unsendable(String),
+    /// Not now.
+    Full,
+}
+
+impl Slot {
+    /// Starts a worker.
+    pub(super) fn launch(name: &str, doorbell: &EventFd) -> Result<Self> {
+        let (link, memory) = Host::create("broody-worker", wire::CAPACITY)?;
+        let (payloads, theirs) = socket::pair()?;
+        let own: [_; DESCRIPTORS] = [memory.as_fd(), doorbell.as_fd(), theirs.as_fd()];
+        let launch = Launch {
+            name: Some(name),
+            daemon: true,
+            method: StartMethod::Forkserver,
+            function: function_of(worker::work),
+            argument: &[],
+            own: &own,
+        };
+        let process = Process::new(launch.start()?);
+        let frames = VecDeque::new();
+        Ok(Self { process, link, payloads, frames, next_frame: 0, corrupt: false, quitting: false })
+    }
+
+    /// Whether it has come so far that it takes tasks.
+    pub(super) fn was_ready(&self) -> bool {
+        self.link.duplex.is_ready()
+    }
+
+    /// How many frames it has.
+    pub(super) fn load(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// How many tasks that were given to it have no answer yet.
+    pub(super) fn outstanding(&self) -> usize {
+        self.frames.iter().map(|leased| leased.run.len() - leased.answered).sum()
+    }
+
+    /// Whether it should have more work now: always two frames, so that it need not wait for the next one; more if they are short.
+    pub(super) fn wants_more(&self, paces: &Paces) -> bool {
+        let ahead = || self.frames.iter().skip(1).map(|leased| {
+            paces.expect(leased.run.batch.function, leased.run.len() - leased.answered)
+        });
+        // The lease of a frame that is still at work must not be granted again.
+        let lease_is_free =
+            self.frames.front().is_none_or(|oldest| self.next_frame.wrapping_sub(oldest.frame) < FRAMES as u32);
+        lease_is_free
+            && !self.quitting
+            && !self.corrupt
+            && (self.frames.len() < 2 || (self.frames.len() < FRAMES && ahead().sum::<std::time::Duration>() < AHEAD))
+    }
+
+    /// Gives it at most `most` tasks from the front of `run`.
+    pub(super) fn offer(&mut self, run: &Run, most: usize) -> Offer {
+        let (batch, start) = (&run.batch, run.range.start);
+        let function = batch.function;
+        if batch.argument(start).len() > LONGEST {
+            return self.offer_apart(run);
+        }
+        let mut bytes = 0;
+        let mut end = start;
+        while end < run.range.end && end - start < most {
+            bytes += 4 + batch.argument(end).len();
+            if bytes > LONGEST + 4 {
+                break;
+            }
+            end += 1;
+        }
+        let frame = self.next_frame;
+        let header = Order::Frame { frame, function }.header();
+        // The last item may have gone over the limit: its bytes are counted and not written.
+        match self.link.outgoing.begin(header.len() + bytes) {
+            Ok(Some(mut draft)) => {
+                draft.put(&header);
+                for index in start..end {
+                    let argument = batch.argument(index);
+                    draft.put(&(argument.len() as u32).to_le_bytes());
+                    draft.put(argument);
+                }
+                // The lease first: the worker claims from it as soon as it sees the frame.
+                self.link.duplex.lease(frame).grant(frame, (end - start) as u16);
+                draft.publish();
+            }
+            Ok(None) => return Offer::Full,
+            Err(Corrupt) => return self.condemn(),
+        }
+        self.wake();
+        self.given(Run { batch: batch.clone(), range: start..end });
+        Offer::Taken(end - start)
+    }
+
+    /// Gives it one task whose argument is too long for the ring.
+    fn offer_apart(&mut self, run: &Run) -> Offer {
+        // Only to a worker that has nothing else: what is not begun may have to be taken back, and a descriptor on its way cannot.
+        if !self.frames.is_empty() {
+            return Offer::Full;
+        }
+        let (frame, start) = (self.next_frame, run.range.start);
+        let memory = match memory::create_with("broody-argument", run.batch.argument(start)) {
+            Ok(memory) => memory,
+            Err(error) => return Offer::Unsendable(error.to_string()),
+        };
+        match self.link.outgoing.begin(wire::HEADER) {
+            Ok(Some(mut draft)) => {
+                if let Err(error) = wire::send_payload(&self.payloads, frame, &memory, false) {
+                    // A worker that has died is found out by its pidfd.
+                    return if socket::is_gone(&error) { Offer::Full } else { Offer::Unsendable(error.to_string()) };
+                }
+                self.link.duplex.lease(frame).grant(frame, 1);
+                draft.put(&Order::Apart { frame, function: run.batch.function }.header());
+                draft.publish();
+            }
+            Ok(None) => return Offer::Full,
+            Err(Corrupt) => return self.condemn(),
+        }
+        self.wake();
+        self.given(Run { batch: run.batch.clone(), range: start..start + 1 });
+        Offer::Taken(1)
+    }
+
+    fn given(&mut self, run: Run) {
+        self.frames.push_back(Leased { frame: self.next_frame, run, answered: 0 });
+        self.next_frame = self.next_frame.wrapping_add(1);
+    }
+
+    /// Wakes it, if it sleeps.
+    fn wake(&self) {
+        self.link.outgoing.control().consumer().wake();
+    }
+
+    /// Asks it to end, once it has done what it has.
+    pub(super) fn ask_to_quit(&mut self) {
+        if !self.quitting && matches!(self.link.outgoing.push(&[&Order::Quit.header()]), Ok(true)) {
+            self.quitting = true;
+            self.wake();
+        }
+    }
+
+    /// Before the host sleeps: from now on the worker rings.
+    pub(super) fn listen(&self) {
+        self.link.duplex.doorbell().announce();
+    }
+
+    /// The host does not sleep, or no more.
+    pub(super) fn stop_listening(&self) {
+        self.link.duplex.doorbell().cancel();
+    }
+
+    /// Whether the worker has published nothing new.
+    pub(super) fn is_silent(&self) -> bool {
+        self.corrupt || self.link.incoming.is_empty()
+    }
+
+    /// Takes everything that it has published, and hands out the answers. Gives their number.
+    pub(super) fn drain(&mut self, paces: &mut Paces) -> usize {
+        let mut answered = 0;
+        let mut unreleased = 0;
+        while !self.corrupt {
+            match self.take_one(paces) {
+                Ok(None) => break,
+                Ok(Some(count)) => {
+                    answered += count;
+                    unreleased += 1;
+                }
+                Err(Corrupt) => {
+                    self.condemn();
+                }
+            }
+            if unreleased == 256 {
+                self.link.incoming.release();
+                unreleased = 0;
+            }
+        }
+        if unreleased > 0 {
+            self.link.incoming.release();
+        }
+        answered
+    }
+
+    fn take_one(&mut self, paces: &mut Paces) -> std::result::Result<Option<usize>, Corrupt> {
+        let Some(record) = self.link.incoming.next()? else { return Ok(None) };
+        let (report, rest) = Report::parse(record)?;
+        let (frame, index, how) = match report {
+            Report::Answer { frame, index, how } => (frame, usize::from(index), how),
+            Report::Pace { function, tasks, nanoseconds } => {
+                paces.note(function, tasks, nanoseconds);
+                return Ok(Some(0));
+            }
+        };
+        let at = self.frames.iter().position(|leased| leased.frame == frame).ok_or(Corrupt)?;
+        let leased = &mut self.frames[at];
+        // Tasks are claimed in order, and each is answered before the next is claimed.
+        if index != leased.answered || index >= leased.run.len() {
+            return Err(Corrupt);
+        }
+        let pid = self.process.pid();
+        let failed = |outcome| Answer::Failed(Failure::Outcome { pid, outcome });
+        let answer = match how {
+            How::Returned => Answer::Returned(rest),
+            How::Apart => match wire::receive_payload(&self.payloads, frame) {
+                Ok(bytes) => Answer::Apart(bytes),
+                Err(reason) => failed(Outcome::BadResult(reason)),
+            },
+            How::Failed => {
+                let mut bytes = Vec::new();
+                rest.copy_to(&mut bytes);
+                failed(codec::decode::<Outcome>(&bytes).map_err(|_| Corrupt)?)
+            }
+        };
+        leased.run.batch.deliver(leased.run.range.start + index, answer);
+        leased.answered += 1;
+        if leased.answered == leased.run.len() {
+            self.frames.remove(at);
+        }
+        Ok(Some(1))
+    }
+
+    /// How many of its tasks it has not begun.
+    pub(super) fn unclaimed(&self) -> usize {
+        self.frames.iter().map(|leased| leased.run.len() - self.claimed(leased)).sum()
+    }
+
+    fn claimed(&self, leased: &Leased) -> usize {
+        // Never more than were granted, unless the worker has overwritten the word.
+        usize::from(self.link.duplex.lease(leased.frame).claimed(leased.frame)).min(leased.run.len())
+    }
+
+    /// Takes back at most `most` tasks that it has not begun, those that it would begin last. Gives them oldest first.
+    pub(super) fn take_back(&mut self, most: usize) -> Vec<Run> {
+        let mut left = most;
+        let mut back = Vec::new();
+        for at in (0..self.frames.len()).rev() {
+            let unclaimed = self.frames[at].run.len() - self.claimed(&self.frames[at]);
+            if left == 0 || unclaimed == 0 {
+                break;
+            }
+            let leased = &mut self.frames[at];
+            let keep = unclaimed.saturating_sub(left) as u16;
+            let Some(end) = self.link.duplex.lease(leased.frame).take_back(leased.frame, keep) else { break };
+            // A worker with a memory error might have lowered the end below what it has answered.
+            let end = leased.run.range.start + usize::from(end).max(leased.answered);
+            if end < leased.run.range.end {
+                back.push(Run { batch: leased.run.batch.clone(), range: end..leased.run.range.end });
+                left = left.saturating_sub(leased.run.range.end - end);
+                leased.run.range.end = end;
+            }
+        }
+        self.frames.retain(|leased| leased.answered < leased.run.len());
+        back.reverse();
+        back
+    }
+
+    /// After its end, and after the last [`drain`](Self::drain).
+    pub(super) fn remains(&mut self) -> Remains {
+        let mut remains = Remains { lost: Vec::new(), unstarted: Vec::new() };
+        for leased in std::mem::take(&mut self.frames) {
+            let batch = &leased.run.batch;
+            let start = leased.run.range.start;
+            let (answered, claimed) = (start + leased.answered, start + self.claimed(&leased).max(leased.answered));
+            remains.lost.push(Run { batch: batch.clone(), range: answered..claimed });
+            remains.unstarted.push(Run { batch: batch.clone(), range: claimed..leased.run.range.end });
+        }
+        remains.lost.retain(|run| run.len() > 0);
+        remains.unstarted.retain(|run| run.len() > 0);
+        remains
+    }
+
+    /// Every task that has no answer.
+    pub(super) fn abandon(&mut self) -> Vec<Run> {
+        let unanswered = |leased: Leased| Run {
+            range: leased.run.range.start + leased.answered..leased.run.range.end,
+            batch: leased.run.batch,
+        };
+        std::mem::take(&mut self.frames).into_iter().map(unanswered).collect()
+    }
+
+    fn condemn(&mut self) -> Offer {
+        self.corrupt = true;
+        let _ = self.process.kill();
+        Offer::Full
+    }
+
+    /// Why it ended before it was ready.
+    pub(super) fn early_failure(&self, status: ExitStatus) -> String {
+        let said = self.process.delivered().and_then(|delivered| match &delivered.outcome {
+            Outcome::Returned => codec::decode::<std::result::Result<(), String>>(delivered.result()).ok()?.err(),
+            Outcome::Panicked { message, .. } => Some(message.clone()),
+            Outcome::BadArgument(reason) | Outcome::BadResult(reason) => Some(reason.clone()),
+        });
+        said.or_else(|| self.process.failure()).unwrap_or_else(|| format!("it ended with {status}"))
+    }
+}
+
+/// How a worker has ended whose pidfd says that it has: waits for the report.
+pub(super) fn ending(process: &Process) -> ExitStatus {
+    let _ = process.wait_until(Instant::now() + 2 * crate::process::REPORT);
+    process.exit_status().unwrap_or(ExitStatus::Unknown)
+}
+
+fn function_of<F, R>(_: F) -> FunctionId
+where
+    F: Fn(()) -> R + Copy + 'static,
+    R: serde::Serialize,
+{
+    FunctionId::of::<F, (), R>()
+}

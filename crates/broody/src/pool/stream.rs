@@ -1,0 +1,124 @@
+//! The answers of tasks that are handed in little by little: `imap`, `imap_unordered`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Condvar, Mutex};
+
+use broody_os::memory::SealedBytes;
+
+use super::batch::{Answer, Sink};
+use super::failure::Failure;
+use crate::context::lock;
+
+/// An answer, kept until the caller comes for it.
+pub(super) enum Kept {
+    Bytes(Vec<u8>),
+    Apart(SealedBytes),
+    Failed(Failure),
+}
+
+/// Collects answers, and gives them in the order of their tasks or of their arrival.
+pub(super) struct Stream {
+    ordered: bool,
+    state: Mutex<State>,
+    arrival: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// How many answers were given to the caller; in order, also the index of the next one.
+    given: u64,
+    /// Ordered: those that came before their turn. Each index is there once.
+    early: BTreeMap<u64, Kept>,
+    /// Those whose turn it is.
+    due: VecDeque<Kept>,
+    /// The index of the first task that is neither due nor given.
+    next_due: u64,
+    waiting: bool,
+}
+
+impl Stream {
+    pub(super) fn new(ordered: bool) -> Self {
+        Self { ordered, state: Mutex::default(), arrival: Condvar::new() }
+    }
+
+    /// How many answers were given to the caller so far.
+    pub(super) fn given(&self) -> u64 {
+        lock(&self.state).given
+    }
+
+    /// Waits for the next answer. There must be one to come.
+    pub(super) fn next(&self) -> Kept {
+        let mut state = lock(&self.state);
+        loop {
+            if let Some(kept) = state.due.pop_front() {
+                state.given += 1;
+                return kept;
+            }
+            state.waiting = true;
+            state = self.arrival.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+            state.waiting = false;
+        }
+    }
+}
+
+impl Sink for Stream {
+    fn deliver(&self, index: u64, answer: Answer<'_>) {
+        let kept = match answer {
+            Answer::Returned(record) => {
+                let mut bytes = Vec::with_capacity(record.len());
+                record.copy_to(&mut bytes);
+                Kept::Bytes(bytes)
+            }
+            Answer::Apart(bytes) => Kept::Apart(bytes),
+            Answer::Failed(failure) => Kept::Failed(failure),
+        };
+        let mut state = lock(&self.state);
+        if !self.ordered {
+            state.due.push_back(kept);
+        } else if index == state.next_due {
+            state.due.push_back(kept);
+            state.next_due += 1;
+            loop {
+                let next = state.next_due;
+                let Some(kept) = state.early.remove(&next) else { break };
+                state.due.push_back(kept);
+                state.next_due += 1;
+            }
+        } else {
+            state.early.insert(index, kept);
+        }
+        if state.waiting && !state.due.is_empty() {
+            state.waiting = false;
+            drop(state);
+            self.arrival.notify_all();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fail(stream: &Stream, index: u64) {
+        stream.deliver(index, Answer::Failed(Failure::Terminated { task: index }));
+    }
+
+    fn next(stream: &Stream) -> u64 {
+        match stream.next() {
+            Kept::Failed(Failure::Terminated { task }) => task,
+            _ => panic!("not what was delivered"),
+        }
+    }
+
+    #[test]
+    fn answers_come_in_the_order_that_was_asked_for() {
+        let (ordered, unordered) = (Stream::new(true), Stream::new(false));
+        for index in [2, 0, 3, 1] {
+            fail(&ordered, index);
+            fail(&unordered, index);
+        }
+        assert_eq!([0; 4].map(|_| next(&ordered)), [0, 1, 2, 3]);
+        assert_eq!([0; 4].map(|_| next(&unordered)), [2, 0, 3, 1]);
+        assert_eq!(ordered.given(), 4);
+    }
+}

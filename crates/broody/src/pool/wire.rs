@@ -1,0 +1,221 @@
+//! What host and worker write into the rings between them.
+//!
+//! A record begins with its kind. Numbers are little endian.
+//!
+//! ```text
+//! to the worker   Frame   frame, function | length, argument | length, argument | ...
+//!                 Apart   frame, function                       the argument is in a memfd on the payload socket
+//!                 Quit
+//! to the host     Answer  frame, index, how | result, or an encoded `Outcome`; or a memfd on the payload socket
+//!                 Pace    function, tasks, nanoseconds          after a frame: how long its tasks took
+//! ```
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use broody_os::memory::SealedBytes;
+use broody_os::socket::{self, Received};
+use broody_shm::Corrupt;
+use broody_shm::ring::Record;
+
+use crate::function::FunctionId;
+
+/// Arguments and results that are longer than this go by memfd, in bytes.
+pub(super) const LONGEST: usize = CAPACITY / 4;
+
+/// The size of a ring, in bytes.
+pub(super) const CAPACITY: usize = 256 * 1024;
+
+/// The length of the longest header, in bytes.
+pub(super) const HEADER: usize = 21;
+
+/// To the worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    Frame { frame: u32, function: FunctionId },
+    Apart { frame: u32, function: FunctionId },
+    Quit,
+}
+
+/// To the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Report {
+    Answer { frame: u32, index: u16, how: How },
+    Pace { function: FunctionId, tasks: u16, nanoseconds: u64 },
+}
+
+/// What an answer's bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum How {
+    /// The encoded result.
+    Returned,
+    /// The result is in a memfd.
+    Apart,
+    /// The function did not return: an encoded `Outcome`.
+    Failed,
+}
+
+/// A header as bytes.
+pub(super) struct Header {
+    bytes: [u8; HEADER],
+    length: usize,
+}
+
+impl Header {
+    fn new(kind: u8) -> Self {
+        let mut bytes = [0; HEADER];
+        bytes[0] = kind;
+        Self { bytes, length: 1 }
+    }
+
+    fn with<const N: usize>(mut self, field: [u8; N]) -> Self {
+        self.bytes[self.length..self.length + N].copy_from_slice(&field);
+        self.length += N;
+        self
+    }
+}
+
+impl std::ops::Deref for Header {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+const FRAME: u8 = 1;
+const APART: u8 = 2;
+const QUIT: u8 = 3;
+const RETURNED: u8 = 4;
+const RETURNED_APART: u8 = 5;
+const FAILED: u8 = 6;
+const PACE: u8 = 7;
+
+impl Order {
+    pub(super) fn header(self) -> Header {
+        match self {
+            Order::Frame { frame, function } => {
+                Header::new(FRAME).with(frame.to_le_bytes()).with(function.to_bytes())
+            }
+            Order::Apart { frame, function } => {
+                Header::new(APART).with(frame.to_le_bytes()).with(function.to_bytes())
+            }
+            Order::Quit => Header::new(QUIT),
+        }
+    }
+
+    /// The header, and what follows it.
+    pub(super) fn parse(record: Record<'_>) -> Result<(Self, Record<'_>), Corrupt> {
+        let (kind, rest) = record.split::<1>().ok_or(Corrupt)?;
+        if kind == [QUIT] {
+            return Ok((Order::Quit, rest));
+        }
+        let (frame, rest) = rest.split::<4>().ok_or(Corrupt)?;
+        let (function, rest) = rest.split::<8>().ok_or(Corrupt)?;
+        let (frame, function) = (u32::from_le_bytes(frame), FunctionId::from_bytes(function));
+        match kind {
+            [FRAME] => Ok((Order::Frame { frame, function }, rest)),
+            [APART] => Ok((Order::Apart { frame, function }, rest)),
+            _ => Err(Corrupt),
+        }
+    }
+}
+
+impl Report {
+    pub(super) fn header(self) -> Header {
+        match self {
+            Report::Answer { frame, index, how } => {
+                let kind = match how {
+                    How::Returned => RETURNED,
+                    How::Apart => RETURNED_APART,
+                    How::Failed => FAILED,
+                };
+                Header::new(kind).with(frame.to_le_bytes()).with(index.to_le_bytes())
+            }
+            Report::Pace { function, tasks, nanoseconds } => Header::new(PACE)
+                .with(function.to_bytes())
+                .with(tasks.to_le_bytes())
+                .with(nanoseconds.to_le_bytes()),
+        }
+    }
+
+    /// The header, and what follows it.
+    pub(super) fn parse(record: Record<'_>) -> Result<(Self, Record<'_>), Corrupt> {
+        let (kind, rest) = record.split::<1>().ok_or(Corrupt)?;
+        let how = match kind {
+            [RETURNED] => How::Returned,
+            [RETURNED_APART] => How::Apart,
+            [FAILED] => How::Failed,
+            [PACE] => {
+                let (function, rest) = rest.split::<8>().ok_or(Corrupt)?;
+                let (tasks, rest) = rest.split::<2>().ok_or(Corrupt)?;
+                let (nanoseconds, rest) = rest.split::<8>().ok_or(Corrupt)?;
+                let report = Report::Pace {
+                    function: FunctionId::from_bytes(function),
+                    tasks: u16::from_le_bytes(tasks),
+                    nanoseconds: u64::from_le_bytes(nanoseconds),
+                };
+                return Ok((report, rest));
+            }
+            _ => return Err(Corrupt),
+        };
+        let (frame, rest) = rest.split::<4>().ok_or(Corrupt)?;
+        let (index, rest) = rest.split::<2>().ok_or(Corrupt)?;
+        Ok((Report::Answer { frame: u32::from_le_bytes(frame), index: u16::from_le_bytes(index), how }, rest))
+    }
+}
+
+/// Sends an argument or a result beside the rings, for the record of `frame` that follows in them.
+pub(super) fn send_payload(
+    socket: &OwnedFd,
+    frame: u32,
+    memory: &OwnedFd,
+    wait: bool,
+) -> broody_os::Result<()> {
+    socket::send(socket, &[&frame.to_le_bytes()], &[memory.as_fd()], wait)
+}
+
+/// Takes what was sent for `frame`: it was on its way before the record that speaks of it.
+pub(super) fn receive_payload(socket: &OwnedFd, frame: u32) -> Result<SealedBytes, String> {
+    let mut number = [0; 4];
+    match socket::receive(socket, &mut number, false) {
+        Ok(Received::Message { mut descriptors, length: 4, .. }) if number == frame.to_le_bytes() => {
+            let memory = descriptors.pop().ok_or("its memory did not arrive")?;
+            SealedBytes::new(&memory).map_err(|error| error.to_string())
+        }
+        Ok(Received::Truncated) => Err("this process has no descriptor left for its memory (RLIMIT_NOFILE)".to_owned()),
+        Ok(_) => Err("its memory did not arrive".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_come_apart_again_and_rubbish_is_corrupt() {
+        let function = FunctionId::from_bytes([1, 2, 3, 4, 5, 6, 7, 8]);
+        let (mut host, memory) = broody_shm::duplex::Host::create("test", 4096).unwrap();
+        let mut worker = broody_shm::duplex::Worker::open(&memory).unwrap();
+        let orders = [Order::Frame { frame: 9, function }, Order::Apart { frame: u32::MAX, function }, Order::Quit];
+        for order in orders {
+            host.outgoing.push(&[&order.header(), b"rest"]).unwrap();
+            let (parsed, rest) = Order::parse(worker.inbox.next().unwrap().unwrap()).unwrap();
+            assert_eq!((parsed, rest.len()), (order, 4));
+        }
+        let reports = [
+            Report::Answer { frame: 1, index: 2, how: How::Failed },
+            Report::Answer { frame: 1, index: 2, how: How::Apart },
+            Report::Pace { function, tasks: 3, nanoseconds: u64::MAX },
+        ];
+        for report in reports {
+            worker.outbox.push(&[&report.header(), b"rest"]).unwrap();
+            let (parsed, rest) = Report::parse(host.incoming.next().unwrap().unwrap()).unwrap();
+            assert_eq!((parsed, rest.len()), (report, 4));
+        }
+        for rubbish in [&b""[..], b"\x09", b"\x01\x01", b"\x07\x01\x01"] {
+            worker.outbox.push(&[rubbish]).unwrap();
+            assert_eq!(Report::parse(host.incoming.next().unwrap().unwrap()), Err(Corrupt));
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! A worker's process: takes frames from its inbox, claims their tasks one by one, runs them, publishes each answer.
+//!
+//! The answer is in the outbox, by one store, before the next task is claimed. A worker that is killed has therefore at most one
+//! task that it claimed and did not answer: the one that it ran. Everything else is either answered or not begun, and the host can
+//! tell which.
+//!
+//! The host is woken when there is nothing more to do, when [`RING`] is over since it was last woken, and when the outbox is
+//! full: not for each answer, since waking costs more than a small task. A host that waits for the first of several answers looks
+//! by itself now and then.
+
+#![allow(unsafe_code)]
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use broody_os::events::EventFd;
+use broody_os::memory;
+use broody_os::signals::{self, Disposition};
+use broody_shm::ring::Record;
+use broody_shm::{Corrupt, duplex, sleep};
+
+use super::wire::{self, How, LONGEST, Order, Report};
+use crate::codec;
+use crate::function::{FunctionId, Outcome};
+use crate::process::take_own_descriptors;
+
+/// After so long the host is woken for answers that it was not woken for yet, at the end of a frame.
+const RING: Duration = Duration::from_micros(100);
+
+/// The descriptors that a worker starts with.
+pub(super) const DESCRIPTORS: usize = 3;
+
+/// The function of a worker's process. An error reaches the pool as the reason for which it did not get ready.
+pub(super) fn work(_: ()) -> Result<(), String> {
+    let [link, doorbell, payloads] = take_own_descriptors::<DESCRIPTORS>().map_err(|error| error.to_string())?;
+    let link_ends = duplex::Worker::open(&link).map_err(|error| error.to_string())?;
+    drop(link);
+    // Ctrl-C is the host's business, which ends its workers.
+    signals::set_disposition(signals::SIGINT, Disposition::Ignore);
+    let mut desk = Desk {
+        outbox: link_ends.outbox,
+        duplex: link_ends.duplex,
+        doorbell: doorbell.into(),
+        payloads,
+        rung_at: Instant::now(),
+        result: Vec::new(),
+    };
+    let mut inbox = link_ends.inbox;
+    desk.duplex.set_ready();
+    desk.ring();
+    loop {
+        match inbox.next().map_err(|error| error.to_string())? {
+            Some(record) => {
+                if desk.follow(record).map_err(|error| error.to_string())? == Next::Quit {
+                    return Ok(());
+                }
+                inbox.release();
+            }
+            None => {
+                desk.ring();
+                let sleeper = inbox.control().consumer();
+                sleeper.announce();
+                if inbox.is_empty() { sleeper.sleep(sleep::BOUND) } else { sleeper.cancel() }
+            }
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Next {
+    Order,
+    Quit,
+}
+
+/// What a worker works with, except its inbox.
+struct Desk {
+    outbox: broody_shm::ring::Producer,
+    duplex: duplex::Duplex,
+    doorbell: EventFd,
+    payloads: OwnedFd,
+    rung_at: Instant,
+    /// The encoded result of the task at hand.
+    result: Vec<u8>,
+}
+
+impl Desk {
+    fn follow(&mut self, record: Record<'_>) -> Result<Next, Corrupt> {
+        let (order, rest) = Order::parse(record)?;
+        // SAFETY: the host is this program, of which this process is a part; what it has published it does not touch any more.
+        let rest = unsafe { rest.as_slice() };
+        match order {
+            Order::Frame { frame, function } => self.frame(frame, function, rest)?,
+            Order::Apart { frame, function } => {
+                if let Some(index) = self.duplex.lease(frame).claim(frame) {
+                    let outcome = match wire::receive_payload(&self.payloads, frame) {
+                        Ok(bytes) => self.run(function, &bytes),
+                        Err(reason) => Outcome::BadArgument(reason),
+                    };
+                    self.answer(frame, index, outcome)?;
+                }
+            }
+            Order::Quit => return Ok(Next::Quit),
+        }
+        Ok(Next::Order)
+    }
+
+    /// Runs what is left for us of a frame's tasks.
+    fn frame(&mut self, frame: u32, function: FunctionId, mut arguments: &[u8]) -> Result<(), Corrupt> {
+        let began = Instant::now();
+        let mut tasks: u16 = 0;
+        while let Some(index) = self.duplex.lease(frame).claim(frame) {
+            let (length, rest) = arguments.split_first_chunk::<4>().ok_or(Corrupt)?;
+            let (argument, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or(Corrupt)?;
+            arguments = rest;
+            let outcome = self.run(function, argument);
+            self.answer(frame, index, outcome)?;
+            tasks += 1;
+        }
+        let now = Instant::now();
+        if tasks > 0 {
+            let nanoseconds = (now - began).as_nanos() as u64;
+            self.publish(Report::Pace { function, tasks, nanoseconds }, &[])?;
+        }
+        if now - self.rung_at >= RING {
+            self.ring();
+            self.rung_at = now;
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, function: FunctionId, argument: &[u8]) -> Outcome {
+        self.result.clear();
+        // SAFETY: the id comes from the host, which is a process of this build: that was checked when this process was made.
+        let trampoline = unsafe { function.trampoline() };
+        trampoline(argument, &mut self.result)
+    }
+
+    fn answer(&mut self, frame: u32, index: u16, outcome: Outcome) -> Result<(), Corrupt> {
+        let answer = |how| Report::Answer { frame, index, how };
+        match outcome {
+            Outcome::Returned if self.result.len() <= LONGEST => {
+                let result = std::mem::take(&mut self.result);
+                self.publish(answer(How::Returned), &result)?;
+                self.result = result;
+                Ok(())
+            }
+            Outcome::Returned => match self.send_apart(frame) {
+                Ok(()) => self.publish(answer(How::Apart), &[]),
+                Err(error) => self.failed(answer(How::Failed), Outcome::BadResult(error.to_string())),
+            },
+            other => self.failed(answer(How::Failed), other),
+        }
+    }
+
+    fn failed(&mut self, report: Report, outcome: Outcome) -> Result<(), Corrupt> {
+        let bytes = codec::encode(&outcome.shortened(LONGEST / 2)).unwrap_or_default();
+        self.publish(report, &bytes)
+    }
+
+    /// Sends the result by memfd. The memory is on its way before the answer that speaks of it.
+    fn send_apart(&mut self, frame: u32) -> broody_os::Result<()> {
+        let memory = memory::create_with("broody-result", &self.result)?;
+        self.result = Vec::new();
+        // The host may have to take earlier ones before there is room for this.
+        self.ring();
+        wire::send_payload(&self.payloads, frame, &memory, true)
+    }
+
+    /// Puts a record into the outbox, and waits for room if there is none.
+    fn publish(&mut self, report: Report, bytes: &[u8]) -> Result<(), Corrupt> {
+        while !self.outbox.push(&[&report.header(), bytes])? {
+            self.ring();
+            self.outbox.control().producer().announce();
+            let has_room = self.outbox.has_room(bytes.len() + wire::HEADER)?;
+            let sleeper = self.outbox.control().producer();
+            if has_room { sleeper.cancel() } else { sleeper.sleep(sleep::BOUND) }
+        }
+        Ok(())
+    }
+
+    /// Wakes the host if it sleeps.
+    fn ring(&self) {
+        if self.duplex.doorbell().claim() {
+            self.doorbell.signal();
+        }
+    }
+}
