@@ -67,12 +67,6 @@ pub fn parent_pid() -> Pid {
     unsafe { libc::getppid() }
 }
 
-/// Whether the calling thread is the first of its process.
-pub fn is_main_thread() -> bool {
-    // SAFETY: gettid has no preconditions.
-    pid() == unsafe { libc::gettid() }
-}
-
 /// Lets the kernel SIGKILL this process when the *thread* that forked it ends.
 ///
 /// The caller must then check that the parent still was the parent: it may have died before this call.
@@ -93,6 +87,11 @@ pub fn set_thread_name(name: &str) {
         // A name is a courtesy: a failure has no consequence.
         let _ = rustix::thread::set_name(&name);
     }
+}
+
+/// The calling thread's name.
+pub fn thread_name() -> String {
+    rustix::thread::name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// Sends `signal` to `pid`. `Ok(false)` when there is no such process.

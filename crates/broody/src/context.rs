@@ -162,6 +162,14 @@ impl Context {
         lock(&self.link).clone()
     }
 
+    /// The supervisor was ended from outside: if there are children of `fork`, which live on, they get a new one.
+    pub(crate) fn supervisor_lost(&self) {
+        if lock(&self.children).values().any(|child| child.needs_adoption()) {
+            // If it cannot be had, the next start says so.
+            let _ = self.living_link();
+        }
+    }
+
     /// Children of `fork` outlive a lost supervisor: the new one has to know them.
     fn adopt_again(&self, link: &Link) {
         let children: Vec<_> = lock(&self.children).values().cloned().collect();

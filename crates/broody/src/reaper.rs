@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use broody_os::events::{Epoll, Trigger};
 use broody_os::{fork, signals};
 
-use crate::context::lock;
+use crate::context::{Context, lock};
 use crate::process::Shared;
 use crate::supervisor::link::Link;
 
@@ -94,6 +94,7 @@ impl State {
                             if let Ok(pidfd) = link.pidfd() {
                                 self.epoll.remove(pidfd);
                             }
+                            Context::current().supervisor_lost();
                         }
                         Watched::Child(child) => self.epoll.remove(child.wake_descriptor()),
                     }

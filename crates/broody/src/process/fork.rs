@@ -5,8 +5,8 @@
 //! the child is harmless: if its parent dies there, it finds another parent and exits; if the supervisor died, it cannot send,
 //! and exits.
 //!
-//! When the main thread forks, the kernel is asked to kill the child with it (PR_SET_PDEATHSIG follows the thread): a program
-//! whose supervisor and main thread are killed at the same instant leaves nothing either.
+//! The kernel is *not* asked to kill the child with this process (PR_SET_PDEATHSIG): what the child has started by itself would then
+//! fall to init before the supervisor has looked for it. The supervisor stops the child first, and ends the tree below it.
 
 #![allow(unsafe_code)]
 
@@ -45,7 +45,6 @@ where
     let link = context.living_link()?;
     let (ours, theirs) = socket::pair()?;
     let parent = fork::pid();
-    let tied = fork::is_main_thread();
 
     // Held over the fork, standard output is whole in the child, and what was buffered is not written twice.
     let mut stdout = std::io::stdout().lock();
@@ -61,7 +60,7 @@ where
     match forked {
         Fork::Child => {
             drop(ours);
-            let newborn = Newborn { identity, link, channel: theirs, parent, tied };
+            let newborn = Newborn { identity, link, channel: theirs, parent };
             newborn.run(function)
         }
         Fork::Parent(pid) => {
@@ -74,7 +73,6 @@ where
                 pidfd,
                 method: StartMethod::Fork,
                 daemon: how.is_daemon(),
-                tied,
                 channel: ours,
                 link,
                 early,
@@ -90,13 +88,12 @@ struct Newborn {
     link: Arc<Link>,
     channel: OwnedFd,
     parent: Pid,
-    tied: bool,
 }
 
 impl Newborn {
     fn run<R: Serialize>(self, function: impl FnOnce() -> R) -> ! {
-        let Newborn { identity, link, channel, parent, tied } = self;
-        if let Err(error) = settle_in(&link, &channel, parent, tied) {
+        let Newborn { identity, link, channel, parent } = self;
+        if let Err(error) = settle_in(&link, &channel, parent) {
             let _ = protocol::send(&channel, &Notice::Failed(error.to_string()), &[], &[], true);
             fork::exit_now(child::NOT_STARTED);
         }
@@ -113,15 +110,12 @@ impl Newborn {
     }
 }
 
-fn settle_in(link: &Link, channel: &OwnedFd, parent: Pid, tied: bool) -> Result<()> {
-    if tied {
-        fork::die_with_parent_thread()?;
-    }
+fn settle_in(link: &Link, channel: &OwnedFd, parent: Pid) -> Result<()> {
     SignalSet::empty().block_exactly();
     environment::silence_stream(0)?;
     let (pid, pidfd) = (fork::pid(), PidFd::myself()?);
     link.request(&Request::Adopt { pid, parent }, &[], [pidfd.as_fd()])?;
-    // It may have died before the supervisor knew, or before PDEATHSIG was armed.
+    // It may have died before the supervisor knew.
     if fork::parent_pid() != parent {
         fork::exit_now(child::NOT_STARTED);
     }

@@ -185,7 +185,7 @@ impl Process {
     /// It is still reaped: the supervisor stays for that until it has ended.
     ///
     /// # Errors
-    /// [`Invalid`](Error::Invalid) for a child that the main thread has forked, which the kernel ends with that thread.
+    /// [`WrongProcess`](Error::WrongProcess) in a fork of the process that started it.
     pub fn detach(self) -> Result<()> {
         self.shared().detach()
     }

@@ -34,8 +34,6 @@ pub(crate) struct Shared {
     daemon: bool,
     /// The process that started it, whose handles these are.
     owner: Pid,
-    /// A forked child that the kernel kills when this process's main thread ends.
-    tied: bool,
     started_at: SystemTime,
     channel: OwnedFd,
     link: Arc<Link>,
@@ -90,7 +88,6 @@ pub(crate) struct Birth {
     pub(crate) pidfd: PidFd,
     pub(crate) method: StartMethod,
     pub(crate) daemon: bool,
-    pub(crate) tied: bool,
     pub(crate) channel: OwnedFd,
     pub(crate) link: Arc<Link>,
     /// What came on the channel before the process was known to have started.
@@ -101,7 +98,7 @@ impl Shared {
     /// Enters a new child into this process's books.
     pub(crate) fn register(birth: Birth, number: u64) -> Arc<Self> {
         let context = Context::current();
-        let Birth { name, pid, pidfd, method, daemon, tied, channel, link, early } = birth;
+        let Birth { name, pid, pidfd, method, daemon, channel, link, early } = birth;
         let mut progress = Progress::default();
         early.into_iter().for_each(|message| progress.note(message));
         let shared = Arc::new(Self {
@@ -112,7 +109,6 @@ impl Shared {
             method,
             daemon,
             owner: context.pid,
-            tied,
             started_at: SystemTime::now(),
             channel,
             link,
@@ -177,9 +173,14 @@ impl Shared {
         Ok(())
     }
 
+    /// Whether a supervisor has to know of it that did not start it.
+    pub(crate) fn needs_adoption(&self) -> bool {
+        self.method == StartMethod::Fork && !lock(&self.progress).detached
+    }
+
     /// Makes a forked child known to a supervisor that began after it.
     pub(crate) fn adopt(&self, link: &Link) {
-        if self.method == StartMethod::Fork && !lock(&self.progress).detached {
+        if self.needs_adoption() {
             // A supervisor that is gone again will be missed, and replaced, at the next start.
             let request = Request::Adopt { pid: self.pid, parent: self.owner };
             let _ = link.request(&request, &[], [self.pidfd.as_fd()]);
@@ -300,13 +301,6 @@ impl Shared {
     /// Lets it survive this program.
     pub(crate) fn detach(&self) -> Result<()> {
         self.check_owner()?;
-        if self.tied {
-            return Err(Error::Invalid {
-                what: "a child that the main thread has forked ends with it by the kernel's doing, and cannot be \
-                       detached: start it by forkserver or spawn, or fork it from another thread"
-                    .to_owned(),
-            });
-        }
         if !self.settle() {
             // A forked child belongs to whichever supervisor this process has now.
             let link = if self.method == StartMethod::Fork { &Context::current().link()? } else { &self.link };

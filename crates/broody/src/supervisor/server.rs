@@ -55,17 +55,20 @@ struct Adopted {
 /// What a child has to put back as the host had it.
 pub(crate) struct Inherited {
     pub(crate) supervisor: Pid,
+    /// What ps shows for the program.
+    name: String,
     descriptors: DescriptorLimit,
 }
 
 impl Inherited {
-    /// For a forked child: signals and limits as a fresh process of the host would have them.
+    /// For a forked child: its name, signals and limits as a fresh process of the host would have them.
     ///
     /// A signal that was sent to the child before this comes now: the supervisor forks with every signal blocked.
     pub(crate) fn restore(&self) {
         signals::set_disposition(signals::SIGCHLD, Disposition::Default);
         // Rust programs ignore SIGPIPE, and get EPIPE; a program that begins before main has not come so far.
         signals::set_disposition(signals::SIGPIPE, Disposition::Ignore);
+        fork::set_thread_name(&self.name);
         if self.descriptors.current != self.descriptors.maximum {
             limits::set_descriptors(&self.descriptors);
         }
@@ -98,6 +101,7 @@ impl Server {
         // end when the host does, and not before: every signal stays blocked for good, except SIGCHLD while it waits in epoll.
         signals::interrupt_on(signals::SIGCHLD);
         SignalSet::all().block_exactly();
+        let name = fork::thread_name();
         fork::set_thread_name("broody-super");
         fork::become_subreaper()?;
 
@@ -135,7 +139,7 @@ impl Server {
             host_pidfd: host_pidfd.into(),
             host_gone: false,
             epoll,
-            inherited: Inherited { supervisor: me, descriptors: limits::raise_descriptors() },
+            inherited: Inherited { supervisor: me, name, descriptors: limits::raise_descriptors() },
             children: BTreeMap::new(),
             adopted: BTreeMap::new(),
             scan_at: None,

@@ -1,0 +1,20 @@
+//! The supervisor dies.
+
+use broody_tests::check;
+
+use crate::HOST;
+
+#[test]
+fn a_killed_supervisor_takes_its_children_with_it_and_is_replaced() {
+    check(HOST, &["supervisor-killed"]);
+}
+
+#[test]
+fn a_pool_survives_its_supervisor() {
+    check(HOST, &["supervisor-killed-under-a-pool"]);
+}
+
+#[test]
+fn signals_to_the_whole_program_do_not_end_the_supervisor() {
+    check(HOST, &["supervisor-stopped-by-terminal"]);
+}

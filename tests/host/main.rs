@@ -1,0 +1,36 @@
+//! Programs that the tests kill, and scenarios that need a process of their own. Each checks itself.
+
+mod family;
+mod hostile;
+mod limits;
+mod pools;
+mod repeated;
+mod supervisor;
+mod wrong;
+
+fn main() {
+    broody::init();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["family", method, ending] => family::live(broody_tests::method(method), ending),
+        ["exit", method] => family::exit(broody_tests::method(method)),
+        ["detached", method] => family::detach(broody_tests::method(method)),
+        ["supervisor-killed"] => supervisor::is_killed(),
+        ["supervisor-killed-under-a-pool"] => supervisor::is_killed_under_a_pool(),
+        ["supervisor-stopped-by-terminal"] => supervisor::shrugs_at_signals(),
+        ["sigchld", how, method] => hostile::sigchld(how, broody_tests::method(method)),
+        ["waitpid", method] => hostile::waits_for_everything(broody_tests::method(method)),
+        ["forks", method] => hostile::forks_by_itself(broody_tests::method(method)),
+        ["thousand", method] => repeated::starts(broody_tests::method(method)),
+        ["pools"] => repeated::pools(),
+        ["workers-killed", retries, seed] => pools::workers_are_killed(retries.parse().unwrap(), seed.parse().unwrap()),
+        ["pool-at-exit"] => pools::is_left_to_the_exit(),
+        ["pool-idle"] => pools::idles(),
+        ["process-limit"] => limits::of_processes(),
+        ["descriptor-limit"] => limits::of_descriptors(),
+        ["without", call] => limits::without(call),
+        ["executable", which] => wrong::executable(which),
+        _ => panic!("no such scenario: {arguments:?}"),
+    }
+}
