@@ -134,6 +134,7 @@ fn the_limit_of_processes_is_an_error_that_names_it() {
 
 #[test]
 fn the_limit_of_descriptors_is_an_error_that_names_it() {
+    check(HOST, &["descriptor-limit-at-first"]);
     check(HOST, &["descriptor-limit"]);
 }
 

@@ -125,7 +125,8 @@ pub fn detach(method: StartMethod) {
     let started = std::thread::spawn(move || Process::builder().start_method(method).spawn(idle, ()).unwrap());
     let child = started.join().unwrap();
     let other = Process::builder().start_method(method).daemon(true).spawn(idle, ()).unwrap();
-    tell_pids(&[child.pid(), other.pid()]);
+    let pids = [child.pid(), other.pid()];
     child.detach().unwrap();
+    tell_pids(&pids);
     wait_for_test();
 }

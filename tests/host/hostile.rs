@@ -1,7 +1,5 @@
 //! A host whose own code does with children what it likes.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use broody::{Error, ExitStatus, Process, StartMethod};
 use broody_os::signals::{self, Disposition, SignalSet};
 
@@ -37,17 +35,13 @@ pub fn sigchld(how: &str, method: StartMethod) {
 }
 
 pub fn waits_for_everything(method: StartMethod) {
-    static DONE: AtomicBool = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !DONE.load(Ordering::Relaxed) {
-                // SAFETY: waitpid takes any pid, and a null status.
-                unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) };
-            }
-        });
-        check(method, true);
-        DONE.store(true, Ordering::Relaxed);
+    std::thread::spawn(|| {
+        loop {
+            // SAFETY: waitpid takes any pid, and a null status.
+            unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) };
+        }
     });
+    check(method, true);
 }
 
 pub fn forks_by_itself(method: StartMethod) {

@@ -21,6 +21,15 @@ fn set_limit(resource: libc::__rlimit_resource_t, limit: u64) {
     }
 }
 
+/// Leaves room for `spare` more descriptors.
+fn leave_descriptors(spare: usize) {
+    // The listing's own descriptor is among them, and closed by now.
+    let mut open = proc::descriptors(fork::pid()).unwrap();
+    open.retain(|fd| broody_os::environment::descriptor_identity(*fd).is_some());
+    let limit = (0..).filter(|fd| !open.contains(fd)).nth(spare).unwrap();
+    set_limit(libc::RLIMIT_NOFILE, limit as u64);
+}
+
 fn nobody_but_the_supervisor_is_left() {
     eventually("only the supervisor is left", || proc::descendants(fork::pid()).len() <= 1);
 }
@@ -79,14 +88,28 @@ pub fn of_processes() {
     assert_eq!(Pool::builder().workers(1).build().unwrap().apply(add, 1).unwrap(), 2);
 }
 
+/// There is not enough for a supervisor.
+pub fn of_descriptors_at_first() {
+    for spare in 0..6 {
+        leave_descriptors(spare);
+        let started = broody::spawn(add, 1).map(|child| child.join());
+        set_limit(libc::RLIMIT_NOFILE, 1024);
+        match started {
+            Ok(result) => assert_eq!(result.unwrap(), 2),
+            Err(error) => assert!(error.to_string().contains("RLIMIT_NOFILE"), "{spare} spare: {error}"),
+        }
+        nobody_but_the_supervisor_is_left();
+    }
+}
+
+/// There is not enough for another process.
 pub fn of_descriptors() {
     assert_eq!(broody::spawn(add, 1).unwrap().join().unwrap(), 2);
     // Something is missing at each step of a start in turn.
     for method in METHODS {
         let mut errors = 0;
         for spare in 0..8 {
-            let open = proc::descriptors(fork::pid()).unwrap().len() as u64 - 1;
-            set_limit(libc::RLIMIT_NOFILE, open + spare);
+            leave_descriptors(spare);
             let started = Process::builder().start_method(method).spawn(add, 1);
             let result = started.map(|child| child.join());
             set_limit(libc::RLIMIT_NOFILE, 1024);
@@ -101,9 +124,7 @@ pub fn of_descriptors() {
         assert!(errors > 0, "the limit does not work");
         nobody_but_the_supervisor_is_left();
     }
-    // Without a supervisor yet, too: in a fork of our own, which has none.
-    let open = proc::descriptors(fork::pid()).unwrap().len() as u64 - 1;
-    set_limit(libc::RLIMIT_NOFILE, open + 4);
+    leave_descriptors(20);
     let Err(error) = Pool::builder().workers(8).build() else { panic!("a pool of 8") };
     assert!(error.to_string().contains("RLIMIT_NOFILE"), "{error}");
     set_limit(libc::RLIMIT_NOFILE, 1024);
@@ -113,8 +134,7 @@ pub fn of_descriptors() {
     let pool = Pool::builder().workers(1).build().unwrap();
     let long = |length: usize| vec![1u8; length];
     assert_eq!(pool.apply(long, 1_000_000).unwrap().len(), 1_000_000);
-    let open = proc::descriptors(fork::pid()).unwrap().len() as u64 - 1;
-    set_limit(libc::RLIMIT_NOFILE, open);
+    leave_descriptors(0);
     let error = pool.apply(long, 1_000_000).unwrap_err();
     set_limit(libc::RLIMIT_NOFILE, 1024);
     assert!(error.to_string().contains("RLIMIT_NOFILE"), "{error}");

@@ -29,6 +29,7 @@ fn main() {
         ["pool-idle"] => pools::idles(),
         ["process-limit"] => limits::of_processes(),
         ["descriptor-limit"] => limits::of_descriptors(),
+        ["descriptor-limit-at-first"] => limits::of_descriptors_at_first(),
         ["without", call] => limits::without(call),
         ["executable", which] => wrong::executable(which),
         _ => panic!("no such scenario: {arguments:?}"),

@@ -47,6 +47,16 @@ impl PidFd {
         }
     }
 
+    /// Whether signals can be sent by pidfd on this machine: a seccomp profile may hide just that call.
+    pub fn check_signalling(&self) -> Result<()> {
+        let (no_signal, no_info, no_flags) = (0, std::ptr::null::<libc::siginfo_t>(), 0);
+        // SAFETY: signal 0 only asks whether it could be sent; a null siginfo means the default one.
+        let answer = unsafe {
+            libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), no_signal, no_info, no_flags)
+        };
+        if answer == 0 { Ok(()) } else { Err(Error::last("pidfd_send_signal")) }
+    }
+
     /// Whether the process has ended (it may still be a zombie).
     pub fn has_ended(&self) -> Result<bool> {
         crate::events::is_readable(self.as_fd())

@@ -40,11 +40,17 @@ impl Shared {
         let (doorbell, epoll) = (EventFd::new()?, Epoll::new()?);
         epoll.add(&doorbell, DOORBELL, Trigger::Edge)?;
         let shared = Self { schedule: Mutex::new(schedule), doorbell, epoll, name };
-        let first = lock(&shared.schedule).to_start();
-        for number in first {
-            let slot = shared.launch(number)?;
-            lock(&shared.schedule).settle(number, Ok(slot));
+        let mut schedule = lock(&shared.schedule);
+        for number in schedule.to_start() {
+            match shared.launch(number) {
+                Ok(slot) => schedule.settle(number, Ok(slot)),
+                Err(error) => {
+                    schedule.terminate();
+                    return Err(error);
+                }
+            }
         }
+        drop(schedule);
         Ok(Arc::new(shared))
     }
 

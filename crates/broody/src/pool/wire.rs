@@ -215,7 +215,7 @@ mod tests {
         }
         for rubbish in [&b""[..], b"\x09", b"\x01\x01", b"\x07\x01\x01"] {
             worker.outbox.push(&[rubbish]).unwrap();
-            assert_eq!(Report::parse(host.incoming.next().unwrap().unwrap()), Err(Corrupt));
+            assert!(Report::parse(host.incoming.next().unwrap().unwrap()).is_err());
         }
     }
 }

@@ -129,6 +129,7 @@ fn become_child(
     // SAFETY: this process does not go on as the supervisor; it uses only what is kept, and standard streams.
     #[allow(unsafe_code)]
     let mut kept = unsafe { fork::keep_only(CHANNEL, keep, start.exec)?.into_iter() };
+    inherited.restore_limit();
     if start.exec {
         return Err(exec());
     }

@@ -78,7 +78,9 @@ impl Link {
     /// Starts a supervisor for this process.
     pub(crate) fn start() -> Result<Arc<Self>> {
         boot::check()?;
+        // Without pidfds nothing here can work: this is the place to say so.
         let ours = PidFd::myself()?;
+        ours.check_signalling()?;
         let (requests, theirs) = socket::pair()?;
         socket::pass_credentials(theirs.as_fd())?;
         socket::limit_sending(requests.as_fd(), PATIENCE)?;

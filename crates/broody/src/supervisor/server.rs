@@ -61,7 +61,7 @@ pub(crate) struct Inherited {
 }
 
 impl Inherited {
-    /// For a forked child: its name, signals and limits as a fresh process of the host would have them.
+    /// For a forked child: its name and its signals as a fresh process of the host would have them.
     ///
     /// A signal that was sent to the child before this comes now: the supervisor forks with every signal blocked.
     pub(crate) fn restore(&self) {
@@ -69,10 +69,14 @@ impl Inherited {
         // Rust programs ignore SIGPIPE, and get EPIPE; a program that begins before main has not come so far.
         signals::set_disposition(signals::SIGPIPE, Disposition::Ignore);
         fork::set_thread_name(&self.name);
+        SignalSet::empty().block_exactly();
+    }
+
+    /// The host's limit of descriptors, once the child has only its own.
+    pub(crate) fn restore_limit(&self) {
         if self.descriptors.current != self.descriptors.maximum {
             limits::set_descriptors(&self.descriptors);
         }
-        SignalSet::empty().block_exactly();
     }
 }
 
@@ -97,6 +101,8 @@ struct Server {
 
 impl Server {
     fn new() -> broody_os::Result<Self> {
+        // First: the host may have few descriptors left, and this process keeps one or two for each child.
+        let limit = limits::raise_descriptors();
         // What a terminal, a service manager or a user sends to the whole program would end or stop this process, which has to
         // end when the host does, and not before: every signal stays blocked for good, except SIGCHLD while it waits in epoll.
         signals::interrupt_on(signals::SIGCHLD);
@@ -139,7 +145,7 @@ impl Server {
             host_pidfd: host_pidfd.into(),
             host_gone: false,
             epoll,
-            inherited: Inherited { supervisor: me, name, descriptors: limits::raise_descriptors() },
+            inherited: Inherited { supervisor: me, name, descriptors: limit },
             children: BTreeMap::new(),
             adopted: BTreeMap::new(),
             scan_at: None,
