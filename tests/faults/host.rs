@@ -82,6 +82,7 @@ fn an_orderly_exit_joins_children_ends_daemons_and_runs_exit_functions_in_order(
     for method in METHODS {
         let mut host = Program::start(HOST, &["exit", method]);
         let family = identities(host.pids());
+        host.proceed();
         let lines: Vec<String> = std::iter::from_fn(|| Some(host.line()).filter(|line| !line.is_empty())).collect();
         assert_eq!(lines[..2], ["first, first", "first, second"]);
         assert_eq!(lines[2..4], ["child: done", "child: exit function"]);
@@ -95,6 +96,7 @@ fn an_orderly_exit_joins_children_ends_daemons_and_runs_exit_functions_in_order(
 fn a_pool_that_nobody_dropped_ends_with_the_program() {
     let mut host = Program::start(HOST, &["pool-at-exit"]);
     let family = identities(host.pids());
+    host.proceed();
     assert!(host.end().success());
     everyone_goes(&family);
 }

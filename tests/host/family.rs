@@ -118,6 +118,7 @@ pub fn exit(method: StartMethod) {
         println!("last; daemon there: {}", broody_os::proc::stat(pid).is_some());
     });
     broody::at_exit(|| println!("never")).cancel();
+    wait_for_test();
 }
 
 /// Leaves a child behind on purpose.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use broody::{Error, ExitStatus, Pid, Pool};
 use broody_os::pidfd::PidFd;
 use broody_os::{proc, signals};
-use broody_tests::{supervisor, tell_pids};
+use broody_tests::{supervisor, tell_pids, wait_for_test};
 
 use crate::family::idle;
 
@@ -98,6 +98,7 @@ pub fn is_left_to_the_exit() {
     let mut pids = pool.worker_pids();
     pids.push(supervisor().unwrap());
     tell_pids(&pids);
+    wait_for_test();
     std::mem::forget(pool);
 }
 

@@ -1,0 +1,36 @@
+//! Figures of broody beside those of its peers and of the bare kernel, taken in the same run and in turns.
+//!
+//! Times drift with the machine's load; ratios within a run do so much less. Prints Markdown.
+
+mod ends;
+mod measure;
+mod starts;
+mod tasks;
+
+use measure::Table;
+
+fn main() {
+    broody::init();
+    procspawn::init();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [role, method] = &arguments[..] {
+        assert_eq!(role, "family");
+        return ends::family(method);
+    }
+    let only = arguments.first().map(String::as_str);
+    let wanted = |name: &str| only.is_none_or(|only| only == name);
+    println!("# Benchmarks\n");
+    println!("`make bench` writes this file. All figures are of one run on this machine:\n\n{}\n", measure::machine());
+    println!("A *target* is what the project has promised itself. Times are in microseconds unless said otherwise.\n");
+    let mut table = Table::default();
+    if wanted("starts") {
+        starts::run(&mut table);
+    }
+    if wanted("ends") {
+        ends::run(&mut table);
+    }
+    if wanted("tasks") {
+        tasks::run(&mut table);
+    }
+    table.print();
+}

@@ -1,0 +1,70 @@
+//! Times, and how they are shown.
+
+use std::time::{Duration, Instant};
+
+/// Times of one thing, measured many times.
+#[derive(Default)]
+pub struct Times(Vec<f64>);
+
+impl Times {
+    /// Adds one, in microseconds.
+    pub fn add(&mut self, time: Duration) {
+        self.0.push(time.as_secs_f64() * 1e6);
+    }
+
+    /// Runs `f` and adds the time that it took.
+    pub fn time<T>(&mut self, f: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let value = f();
+        self.add(start.elapsed());
+        value
+    }
+
+    /// The time that so many percent of all stay under, in microseconds.
+    pub fn percentile(&self, percent: usize) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted[(sorted.len() - 1) * percent / 100]
+    }
+
+    /// The one in the middle.
+    pub fn median(&self) -> f64 {
+        self.percentile(50)
+    }
+}
+
+/// Rows of figures.
+#[derive(Default)]
+pub struct Table(Vec<[String; 4]>);
+
+impl Table {
+    /// A figure, what it is compared with, and what was promised.
+    pub fn row(&mut self, what: &str, figure: String, beside: String, target: &str) {
+        eprintln!("{what}: {figure} ({beside}) {target}");
+        self.0.push([what.to_owned(), figure, beside, target.to_owned()]);
+    }
+
+    /// Writes them as Markdown.
+    pub fn print(&self) {
+        println!("| what | figure | beside | target |\n|---|---|---|---|");
+        for [what, figure, beside, target] in &self.0 {
+            println!("| {what} | {figure} | {beside} | {target} |");
+        }
+    }
+}
+
+/// What this machine is, as a list.
+pub fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let cpu = read("/proc/cpuinfo");
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
+    let memory = read("/proc/meminfo");
+    let kib: u64 = memory.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0);
+    format!(
+        "- {} CPUs: {}\n- {} GiB of memory\n- Linux {}",
+        broody::cpu_count(),
+        model.unwrap_or("unknown"),
+        kib >> 20,
+        read("/proc/sys/kernel/osrelease").trim()
+    )
+}
