@@ -89,11 +89,6 @@ pub fn set_thread_name(name: &str) {
     }
 }
 
-/// The calling thread's name.
-pub fn thread_name() -> String {
-    rustix::thread::name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
 /// Sends `signal` to `pid`. `Ok(false)` when there is no such process.
 ///
 /// Only for one's own unreaped children: any other pid may mean somebody else by now.

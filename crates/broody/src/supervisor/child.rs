@@ -11,7 +11,7 @@ use broody_os::{Pid, environment, fork, image};
 use serde::{Deserialize, Serialize};
 
 use super::link::Link;
-use super::protocol::{self, Identity, Notice, Start, Stream};
+use super::protocol::{self, Arrived, Identity, Message, Notice, Request, Start, Stream};
 use super::server::{Inherited, REQUESTS};
 use crate::boot;
 use crate::context::Context;
@@ -42,6 +42,52 @@ struct Baton {
 
 /// In the forked child: never returns to the supervisor's loop.
 pub(crate) fn begin(
+    inherited: &Inherited,
+    start: Start,
+    argument: Vec<u8>,
+    channel: OwnedFd,
+    descriptors: Vec<OwnedFd>,
+) -> ! {
+    if let Err(error) = settle_in(inherited) {
+        let _ = protocol::send(channel, &Notice::Failed(error.to_string()), &[], &[], true);
+        fork::exit_now(NOT_STARTED)
+    }
+    go_on(inherited, start, argument, channel, descriptors)
+}
+
+/// In a child that was forked before it was asked for: waits to be told what it is.
+pub(crate) fn wait(inherited: &Inherited, socket: OwnedFd) -> ! {
+    fork::set_thread_name("broody-spare");
+    // SAFETY: this process uses only what is kept, and standard streams.
+    #[allow(unsafe_code)]
+    let kept = settle_in(inherited).and_then(|()| unsafe { fork::keep_only(CHANNEL, vec![socket], false) });
+    let asked = kept.and_then(|kept| match kept.first() {
+        Some(socket) => protocol::receive::<Request>(socket, true),
+        None => Ok(Arrived::Closed),
+    });
+    let Ok(Arrived::Message(Message { header: Request::Start(start), raw, mut descriptors, .. })) = asked else {
+        // It is not needed after all.
+        fork::exit_now(0)
+    };
+    if descriptors.is_empty() {
+        fork::exit_now(NOT_STARTED);
+    }
+    let channel = descriptors.remove(0);
+    inherited.restore_name();
+    go_on(inherited, start, raw, channel, descriptors)
+}
+
+/// What every child of the supervisor does first.
+fn settle_in(inherited: &Inherited) -> broody_os::Result<()> {
+    fork::die_with_parent_thread()?;
+    if fork::parent_pid() != inherited.supervisor {
+        fork::exit_now(NOT_STARTED);
+    }
+    inherited.restore();
+    Ok(())
+}
+
+fn go_on(
     inherited: &Inherited,
     start: Start,
     argument: Vec<u8>,
@@ -88,11 +134,6 @@ fn become_child(
     channel: OwnedFd,
     descriptors: Vec<OwnedFd>,
 ) -> broody_os::Result<Ready> {
-    fork::die_with_parent_thread()?;
-    if fork::parent_pid() != inherited.supervisor {
-        fork::exit_now(NOT_STARTED);
-    }
-    inherited.restore();
     let missing = || broody_os::Error::new("recvmsg", std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
     let mut descriptors = descriptors.into_iter();
     let mut next = || descriptors.next().ok_or_else(missing);

@@ -84,7 +84,7 @@ impl Link {
         let (requests, theirs) = socket::pair()?;
         socket::pass_credentials(theirs.as_fd())?;
         socket::limit_sending(requests.as_fd(), PATIENCE)?;
-        protocol::send(&requests, &Request::Hello, &[], &[ours.as_fd(), requests.as_fd()], true)?;
+        protocol::send(&requests, &Request::Hello, program_name().as_bytes(), &[ours.as_fd(), requests.as_fd()], true)?;
 
         let executable = boot::executable();
         let failed = |reason: String| Error::SupervisorStart { executable: executable.clone(), reason };
@@ -252,4 +252,10 @@ impl Link {
         let _ = events::poll(&[pidfd.as_fd()], Some(Instant::now() + Duration::from_millis(200)));
         self.check();
     }
+}
+
+/// What ps shows for this program.
+fn program_name() -> String {
+    let name = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
+    name.trim_end().to_owned()
 }

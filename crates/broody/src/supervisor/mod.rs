@@ -33,3 +33,4 @@ pub(crate) mod child;
 pub(crate) mod link;
 pub(crate) mod protocol;
 pub(crate) mod server;
+mod spare;

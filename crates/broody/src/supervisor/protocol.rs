@@ -4,6 +4,7 @@
 //! header gives a meaning to. What is longer than [`INLINE`] goes as a memfd among the descriptors instead, so that no sender
 //! ever waits for a reader because of a message's size.
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use broody_os::socket::{self, Received};
@@ -23,7 +24,7 @@ pub(crate) const LONGEST: usize = 2 * INLINE + 4;
 /// From the host or any of its descendants to the supervisor; the kernel tells who sent it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// The first message. Descriptors: the host's pidfd, and the sending end of the request socket, for children.
+    /// The first message. Raw: the program's name. Descriptors: the host's pidfd, and the sending end of the request socket, for children.
     Hello,
     /// Start a process. Descriptors: the channel, then those that [`Start`] lists. Raw: the argument.
     Start(Start),
@@ -166,10 +167,26 @@ pub(crate) fn send<T: Serialize>(
     socket::send(socket, &[&length, &header, raw], descriptors, wait)
 }
 
+thread_local! {
+    /// Where messages arrive. Kept, since the memory for the longest one would have to be cleared for each, and in the supervisor,
+    /// which has just forked, each touched page is a copied page.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Receives one message.
 pub(crate) fn receive<T: DeserializeOwned>(socket: impl AsFd, wait: bool) -> broody_os::Result<Arrived<T>> {
-    let mut buffer = vec![0; LONGEST];
-    let (length, descriptors, sender) = match socket::receive(socket, &mut buffer, wait)? {
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.resize(LONGEST, 0);
+        receive_into(buffer, socket, wait)
+    })
+}
+
+fn receive_into<T: DeserializeOwned>(
+    buffer: &mut [u8],
+    socket: impl AsFd,
+    wait: bool,
+) -> broody_os::Result<Arrived<T>> {
+    let (length, descriptors, sender) = match socket::receive(socket, buffer, wait)? {
         Received::Message { length, descriptors, sender } => (length, descriptors, sender),
         Received::Empty => return Ok(Arrived::Empty),
         Received::Closed => return Ok(Arrived::Closed),
@@ -177,8 +194,7 @@ pub(crate) fn receive<T: DeserializeOwned>(socket: impl AsFd, wait: bool) -> bro
             return Ok(Arrived::Spoiled("its descriptors found no room (RLIMIT_NOFILE), or it was too long"));
         }
     };
-    buffer.truncate(length);
-    let Some((header, raw)) = split(&buffer) else { return Ok(Arrived::Spoiled("it has no header")) };
+    let Some((header, raw)) = split(&buffer[..length]) else { return Ok(Arrived::Spoiled("it has no header")) };
     match crate::codec::decode(header) {
         Ok(header) => Ok(Arrived::Message(Message { header, raw: raw.to_vec(), descriptors, sender })),
         Err(_) => Ok(Arrived::Spoiled("its header cannot be decoded")),

@@ -13,6 +13,7 @@ use broody_os::wait::{self, Reaped};
 use broody_os::{Pid, environment, image, limits, proc, socket};
 
 use super::child;
+use super::spare::Spares;
 use super::protocol::{self, Arrived, Message, Notice, Request, Start, Welcome};
 
 /// Where the supervisor keeps the sending end of the request socket, and where every child finds it.
@@ -68,8 +69,13 @@ impl Inherited {
         signals::set_disposition(signals::SIGCHLD, Disposition::Default);
         // Rust programs ignore SIGPIPE, and get EPIPE; a program that begins before main has not come so far.
         signals::set_disposition(signals::SIGPIPE, Disposition::Ignore);
-        fork::set_thread_name(&self.name);
+        self.restore_name();
         SignalSet::empty().block_exactly();
+    }
+
+    /// What ps shows.
+    pub(crate) fn restore_name(&self) {
+        fork::set_thread_name(&self.name);
     }
 
     /// The host's limit of descriptors, once the child has only its own.
@@ -93,6 +99,7 @@ struct Server {
     children: BTreeMap<Pid, Entry>,
     /// By pid, which is also the epoll token.
     adopted: BTreeMap<Pid, Adopted>,
+    spares: Spares,
     /// When orphans are to be looked for.
     scan_at: Option<Instant>,
     /// Whoever waits for the end of everything.
@@ -107,7 +114,6 @@ impl Server {
         // end when the host does, and not before: every signal stays blocked for good, except SIGCHLD while it waits in epoll.
         signals::interrupt_on(signals::SIGCHLD);
         SignalSet::all().block_exactly();
-        let name = fork::thread_name();
         fork::set_thread_name("broody-super");
         fork::become_subreaper()?;
 
@@ -120,7 +126,7 @@ impl Server {
             }
         }
         let refused = || broody_os::Error::new("recvmsg", std::io::Error::from(std::io::ErrorKind::InvalidData));
-        let Arrived::Message(Message { header: Request::Hello, descriptors, sender: Some(host), .. }) =
+        let Arrived::Message(Message { header: Request::Hello, raw: name, descriptors, sender: Some(host) }) =
             protocol::receive::<Request>(&requests, true)?
         else {
             return Err(refused());
@@ -145,9 +151,10 @@ impl Server {
             host_pidfd: host_pidfd.into(),
             host_gone: false,
             epoll,
-            inherited: Inherited { supervisor: me, name, descriptors: limit },
+            inherited: Inherited { supervisor: me, name: String::from_utf8_lossy(&name).into_owned(), descriptors: limit },
             children: BTreeMap::new(),
             adopted: BTreeMap::new(),
+            spares: Spares::default(),
             scan_at: None,
             quitting: None,
         })
@@ -157,7 +164,8 @@ impl Server {
         let awake = SignalSet::all().without(signals::SIGCHLD);
         let mut ready = Vec::with_capacity(64);
         loop {
-            let limit = self.scan_at.map(|at| at.saturating_duration_since(Instant::now()));
+            let until_scan = self.scan_at.map(|at| at.saturating_duration_since(Instant::now()));
+            let limit = until_scan.into_iter().chain(self.spares.until_release()).min();
             self.epoll.wait(&mut ready, limit, Some(&awake))?;
             if signals::take_interrupt() {
                 self.reap()?;
@@ -184,6 +192,9 @@ impl Server {
             if self.scan_at.is_some_and(|at| at <= Instant::now()) {
                 self.scan_at = None;
                 self.kill_orphans();
+            }
+            if self.host != 0 {
+                self.spares.tend(&self.inherited);
             }
         }
     }
@@ -223,16 +234,23 @@ impl Server {
         if self.host == 0 && !self.children.contains_key(&sender) {
             return;
         }
-        // SAFETY: this process has one thread.
-        #[allow(unsafe_code)]
-        let forked = unsafe { fork::fork() };
-        let pid = match forked {
-            Ok(Fork::Child) => child::begin(&self.inherited, start, argument, channel, descriptors.collect()),
-            Ok(Fork::Parent(pid)) => pid,
-            Err(error) => return tell(&channel, &Notice::Failed(error.to_string())),
+        self.spares.note_start();
+        let all: Vec<_> = [channel.as_fd()].into_iter().chain(descriptors.as_slice().iter().map(AsFd::as_fd)).collect();
+        let (pid, pidfd) = match self.spares.hand_over(&start, &argument, &all) {
+            Some((pid, pidfd)) => (pid, Ok(pidfd)),
+            None => {
+                // SAFETY: this process has one thread.
+                #[allow(unsafe_code)]
+                let forked = unsafe { fork::fork() };
+                match forked {
+                    Ok(Fork::Child) => child::begin(&self.inherited, start, argument, channel, descriptors.collect()),
+                    // Its pid is its own until we reap it.
+                    Ok(Fork::Parent(pid)) => (pid, PidFd::open(pid)),
+                    Err(error) => return tell(&channel, &Notice::Failed(error.to_string())),
+                }
+            }
         };
-        // Its pid is its own until we reap it.
-        match PidFd::open(pid) {
+        match pidfd {
             Ok(pidfd) => {
                 let told =
                     protocol::send(&channel, &Notice::Started { pid }, &[], &[pidfd.as_fd()], false);
@@ -287,6 +305,9 @@ impl Server {
     fn reap(&mut self) -> broody_os::Result<()> {
         while let Some(pid) = wait::any_ended_child()? {
             self.kill_started_by(pid);
+            if self.spares.is(pid) {
+                self.spares.release();
+            }
             let entry = self.children.remove(&pid);
             if let (Reaped::Ended(status, usage), Some(entry)) = (wait::reap_pid(pid)?, entry) {
                 tell(&entry.channel, &Notice::ended(status, usage));
@@ -309,7 +330,7 @@ impl Server {
     /// What a dead child had started by itself has fallen to this process, the subreaper: ends it. It is reaped like a child.
     fn kill_orphans(&mut self) {
         for pid in proc::children(self.inherited.supervisor) {
-            if !self.children.contains_key(&pid) {
+            if !self.children.contains_key(&pid) && !self.spares.is(pid) {
                 let _ = fork::kill_child(pid, signals::SIGKILL);
             }
         }
@@ -327,6 +348,7 @@ impl Server {
             self.epoll.remove(&adopted.pidfd);
             kill_tree(pid, &adopted.pidfd);
         }
+        self.spares.release();
         let quiet = Epoll::new()?;
         let give_up = Instant::now() + LAST_WAIT;
         loop {
