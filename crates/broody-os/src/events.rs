@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
-use crate::signals::SignalSet;
 use crate::{Error, Result};
 
 /// Whether `fd` is readable (or at its end of file) now.
@@ -100,11 +99,8 @@ impl Epoll {
     }
 
     /// Waits until a descriptor is readable, a signal arrives or `limit` is over, and gives the tokens of the readable
-    /// ones into `ready`, at most its capacity.
-    ///
-    /// With `mask`, just these signals are blocked during the wait, and atomically so: a signal that is blocked outside can
-    /// come only here. See epoll_pwait(2).
-    pub fn wait(&self, ready: &mut Vec<u64>, limit: Option<Duration>, mask: Option<&SignalSet>) -> Result<()> {
+    /// ones into `ready`. See epoll_wait(2).
+    pub fn wait(&self, ready: &mut Vec<u64>, limit: Option<Duration>) -> Result<()> {
         const MOST: usize = 64;
         ready.clear();
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; MOST];
@@ -112,13 +108,10 @@ impl Epoll {
             // Rounded up, so that a wait for less than a millisecond is not a busy loop.
             limit.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32
         });
-        let mask = mask.map_or(std::ptr::null(), SignalSet::as_raw);
-        // SAFETY: the buffer holds MOST events; the mask is null or an initialised set that lives through the call.
-        let count = unsafe {
-            libc::epoll_pwait(self.0.as_raw_fd(), events.as_mut_ptr(), MOST as i32, limit, mask)
-        };
+        // SAFETY: the buffer holds MOST events.
+        let count = unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), MOST as i32, limit) };
         if count < 0 {
-            let error = Error::last("epoll_pwait");
+            let error = Error::last("epoll_wait");
             return if error.errno() == Some(libc::EINTR) { Ok(()) } else { Err(error) };
         }
         ready.extend(events[..count as usize].iter().map(|event| event.u64));

@@ -87,6 +87,14 @@ pub fn children(pid: Pid) -> Vec<Pid> {
     found
 }
 
+/// The children of the thread `id`, which is the first of its process: all of them where it is the only one.
+pub fn children_of_thread(id: Pid) -> Vec<Pid> {
+    match fs::read_to_string(format!("/proc/{id}/task/{id}/children")) {
+        Ok(list) => list.split_ascii_whitespace().filter_map(|id| id.parse().ok()).collect(),
+        Err(_) => children_by_scan(id),
+    }
+}
+
 fn children_by_scan(pid: Pid) -> Vec<Pid> {
     all().into_iter().filter(|child| stat(*child).is_some_and(|stat| stat.parent == pid)).collect()
 }

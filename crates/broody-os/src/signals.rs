@@ -1,6 +1,8 @@
 //! Signal masks and dispositions. See sigprocmask(2), sigaction(2), signal(7).
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use crate::{Error, Result};
 
 pub use libc::{SIGCHLD, SIGCONT, SIGINT, SIGKILL, SIGPIPE, SIGSTOP, SIGTERM};
 
@@ -17,7 +19,7 @@ fn set(signal: i32, handler: libc::sighandler_t) -> bool {
     // SAFETY: sigaction is plain data; zero bytes mean no flags and an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler;
-    // SAFETY: the action lives through the call; the handler is SIG_DFL, SIG_IGN or async-signal-safe (wake_on).
+    // SAFETY: the action lives through the call; the handler is SIG_DFL or SIG_IGN.
     unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) == 0 }
 }
 
@@ -27,22 +29,6 @@ pub fn set_disposition(signal: i32, disposition: Disposition) -> bool {
         Disposition::Default => libc::SIG_DFL,
         Disposition::Ignore => libc::SIG_IGN,
     })
-}
-
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// Lets `signal` interrupt a waiting system call, and be seen by [`take_interrupt`].
-pub fn interrupt_on(signal: i32) {
-    extern "C" fn note(_: i32) {
-        // Relaxed: the handler runs on the thread that reads it, or before that thread's next look.
-        INTERRUPTED.store(true, Ordering::Relaxed);
-    }
-    set(signal, note as *const () as libc::sighandler_t);
-}
-
-/// Whether a signal of [`interrupt_on`] came since the last call.
-pub fn take_interrupt() -> bool {
-    INTERRUPTED.swap(false, Ordering::Relaxed)
 }
 
 /// A set of signals.
@@ -70,10 +56,10 @@ impl SignalSet {
         }
     }
 
-    /// This set except `signal`.
-    pub fn without(mut self, signal: i32) -> Self {
+    /// This set and `signal`.
+    pub fn with(mut self, signal: i32) -> Self {
         // SAFETY: the set is initialised; a wrong number is refused.
-        unsafe { libc::sigdelset(&raw mut self.0, signal) };
+        unsafe { libc::sigaddset(&raw mut self.0, signal) };
         self
     }
 
@@ -85,8 +71,36 @@ impl SignalSet {
         before
     }
 
-    pub(crate) fn as_raw(&self) -> *const libc::sigset_t {
-        &raw const self.0
+}
+
+/// A descriptor that is readable while a signal is pending that is blocked. See signalfd(2).
+#[derive(Debug)]
+pub struct SignalFd(OwnedFd);
+
+impl SignalFd {
+    /// For `signal`, which has to be blocked.
+    pub fn new(signal: i32) -> Result<Self> {
+        let set = SignalSet::empty().with(signal);
+        // SAFETY: the set is initialised and lives through the call; -1 asks for a new descriptor.
+        let raw = unsafe { libc::signalfd(-1, &raw const set.0, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+        if raw < 0 {
+            return Err(Error::last("signalfd"));
+        }
+        // SAFETY: the kernel just made it for us.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(raw) }))
+    }
+
+    /// Takes the signal, if it is pending. Whether it was.
+    pub fn take(&self) -> bool {
+        let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
+        // SAFETY: the buffer has the size that is given.
+        unsafe { libc::read(self.0.as_raw_fd(), info.as_mut_ptr().cast(), info.len()) == info.len() as isize }
+    }
+}
+
+impl AsFd for SignalFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -79,7 +79,7 @@ impl State {
         let mut ready = Vec::with_capacity(64);
         loop {
             // It fails only for a broken epoll descriptor, which somebody closed under us: nothing is left to watch.
-            if self.epoll.wait(&mut ready, None, None).is_err() {
+            if self.epoll.wait(&mut ready, None).is_err() {
                 return;
             }
             for token in ready.drain(..) {

@@ -106,7 +106,7 @@ impl Shared {
             if limit.is_zero() {
                 continue;
             }
-            if self.epoll.wait(&mut ready, Some(limit), None).is_err() {
+            if self.epoll.wait(&mut ready, Some(limit)).is_err() {
                 // Only for a descriptor that somebody has closed under us.
                 return lock(&self.schedule).terminate();
             }

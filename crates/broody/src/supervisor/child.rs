@@ -40,6 +40,14 @@ struct Baton {
     argument: usize,
 }
 
+/// In the supervisor, once: makes what each child would have to make for itself. What is there before the fork needs no memory, and
+/// no page of it, in the child.
+pub(crate) fn warm_up() {
+    crate::function::record_panics();
+    let _ = std::thread::current().id();
+    let _ = std::io::stdout();
+}
+
 /// In the forked child: never returns to the supervisor's loop.
 pub(crate) fn begin(
     inherited: &Inherited,
@@ -240,6 +248,7 @@ pub(crate) fn resume() -> ! {
         }
     });
     let own = own.collect();
+    warm_up();
     run(baton.identity, baton.function, argument, channel, own, baton.supervisor)
 }
 
@@ -257,7 +266,6 @@ fn run(
     let requests = unsafe { fork::inherited(REQUESTS) };
     let link = requests.ok().map(|requests| Link::inherited(requests, supervisor));
     Context::become_child(identity, link, own);
-    crate::function::record_panics();
     let mut result = Vec::new();
     // SAFETY: the id was made in a process of this build: the supervisor's build id was compared with the host's, and a child
     // that has exec'ed has compared its own with the supervisor's.

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use broody_os::events::{Epoll, Trigger};
+use broody_os::events::{self, Epoll, Trigger};
 use broody_os::fork::{self, Fork};
 use broody_os::limits::DescriptorLimit;
 use broody_os::pidfd::PidFd;
-use broody_os::signals::{self, Disposition, SignalSet};
+use broody_os::signals::{self, Disposition, SignalFd, SignalSet};
 use broody_os::wait::{self, Reaped};
 use broody_os::{Pid, environment, image, limits, proc, socket};
 
@@ -88,12 +88,15 @@ impl Inherited {
 
 const TOKEN_HOST: u64 = u64::MAX;
 const TOKEN_REQUESTS: u64 = u64::MAX - 1;
+const TOKEN_ENDS: u64 = u64::MAX - 2;
 
 struct Server {
     requests: OwnedFd,
     host: Pid,
     host_pidfd: PidFd,
     host_gone: bool,
+    /// Readable when a child may have ended.
+    ends: SignalFd,
     epoll: Epoll,
     inherited: Inherited,
     children: BTreeMap<Pid, Entry>,
@@ -111,10 +114,12 @@ impl Server {
         // First: the host may have few descriptors left, and this process keeps one or two for each child.
         let limit = limits::raise_descriptors();
         // What a terminal, a service manager or a user sends to the whole program would end or stop this process, which has to
-        // end when the host does, and not before: every signal stays blocked for good, except SIGCHLD while it waits in epoll.
-        signals::interrupt_on(signals::SIGCHLD);
+        // end when the host does, and not before: every signal stays blocked for good. SIGCHLD, which may have been ignored, is read
+        // from a descriptor.
         SignalSet::all().block_exactly();
+        signals::set_disposition(signals::SIGCHLD, Disposition::Default);
         fork::set_thread_name("broody-super");
+        child::warm_up();
         fork::become_subreaper()?;
 
         let threads = proc::thread_count();
@@ -143,6 +148,8 @@ impl Server {
         let epoll = Epoll::new()?;
         epoll.add(&host_pidfd, TOKEN_HOST, Trigger::Level)?;
         epoll.add(&requests, TOKEN_REQUESTS, Trigger::Level)?;
+        let ends = SignalFd::new(signals::SIGCHLD)?;
+        epoll.add(&ends, TOKEN_ENDS, Trigger::Level)?;
         let welcome = Welcome { build_id: image::build_id().0, pid: me, threads };
         protocol::send(&requests, &welcome, &[], &[PidFd::myself()?.as_fd()], true)?;
         Ok(Self {
@@ -150,6 +157,7 @@ impl Server {
             host,
             host_pidfd: host_pidfd.into(),
             host_gone: false,
+            ends,
             epoll,
             inherited: Inherited { supervisor: me, name: String::from_utf8_lossy(&name).into_owned(), descriptors: limit },
             children: BTreeMap::new(),
@@ -161,19 +169,16 @@ impl Server {
     }
 
     fn serve(&mut self) -> broody_os::Result<()> {
-        let awake = SignalSet::all().without(signals::SIGCHLD);
         let mut ready = Vec::with_capacity(64);
         loop {
             let until_scan = self.scan_at.map(|at| at.saturating_duration_since(Instant::now()));
             let limit = until_scan.into_iter().chain(self.spares.until_release()).min();
-            self.epoll.wait(&mut ready, limit, Some(&awake))?;
-            if signals::take_interrupt() {
-                self.reap()?;
-            }
+            self.epoll.wait(&mut ready, limit)?;
             for token in ready.drain(..) {
                 match token {
                     TOKEN_HOST => self.host_gone = true,
                     TOKEN_REQUESTS => self.answer()?,
+                    TOKEN_ENDS => self.reap()?,
                     pid => self.adopted_ended(pid as Pid),
                 }
             }
@@ -303,6 +308,8 @@ impl Server {
 
     /// Looks at each ended child, ends what it had started, then reaps it and tells its starter.
     fn reap(&mut self) -> broody_os::Result<()> {
+        // First the signal, then the look: who ends in between makes it come again.
+        self.ends.take();
         while let Some(pid) = wait::any_ended_child()? {
             self.kill_started_by(pid);
             if self.spares.is(pid) {
@@ -329,7 +336,7 @@ impl Server {
 
     /// What a dead child had started by itself has fallen to this process, the subreaper: ends it. It is reaped like a child.
     fn kill_orphans(&mut self) {
-        for pid in proc::children(self.inherited.supervisor) {
+        for pid in proc::children_of_thread(self.inherited.supervisor) {
             if !self.children.contains_key(&pid) && !self.spares.is(pid) {
                 let _ = fork::kill_child(pid, signals::SIGKILL);
             }
@@ -349,7 +356,6 @@ impl Server {
             kill_tree(pid, &adopted.pidfd);
         }
         self.spares.release();
-        let quiet = Epoll::new()?;
         let give_up = Instant::now() + LAST_WAIT;
         loop {
             let mut doomed = proc::descendants(self.inherited.supervisor);
@@ -366,7 +372,7 @@ impl Server {
             if doomed.is_empty() || Instant::now() > give_up {
                 break;
             }
-            quiet.wait(&mut Vec::new(), Some(Duration::from_millis(2)), Some(&SignalSet::all().without(signals::SIGCHLD)))?;
+            events::poll(&[self.ends.as_fd()], Some(Instant::now() + Duration::from_millis(2)))?;
         }
         self.scan_at = None;
         if let Some(asker) = self.quitting.take() {
