@@ -91,6 +91,7 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8], wait: bool) -> Result<Recei
     let mut space = [MaybeUninit::<u8>::uninit(); ANCILLARY];
     let mut flags = RecvFlags::CMSG_CLOEXEC;
     flags.set(RecvFlags::DONTWAIT, !wait);
+    let mut end_seen = false;
     loop {
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let answer =
@@ -114,9 +115,15 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8], wait: bool) -> Result<Recei
         if message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
             return Ok(Received::Truncated);
         }
-        // No message of broody's is empty, so that an empty one is the end of file.
+        // No message of broody's is empty, so that an empty one is the end of file. The kernel looks at the queue first and at the end
+        // of file then, without a lock around both: a last message that is sent in between is still there. After an end of file
+        // nothing can be sent any more, so that the second look is the truth.
         if message.bytes == 0 {
-            return Ok(Received::Closed);
+            if end_seen {
+                return Ok(Received::Closed);
+            }
+            end_seen = true;
+            continue;
         }
         return Ok(Received::Message { length: message.bytes, descriptors, sender });
     }
@@ -125,4 +132,31 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8], wait: bool) -> Result<Recei
 /// Whether a failed [`send`] means that nobody will ever receive on the other end.
 pub fn is_gone(error: &Error) -> bool {
     matches!(error.errno(), Some(libc::EPIPE | libc::ECONNRESET | libc::ECONNREFUSED | libc::ENOTCONN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_last_message_is_received_before_the_end_of_file() {
+        for _ in 0..20_000 {
+            let (ours, theirs) = pair().unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(move || {
+                    send(&theirs, &[b"last"], &[], false).unwrap();
+                    drop(theirs);
+                });
+                let mut buffer = [0; 8];
+                let mut next = || loop {
+                    match receive(&ours, &mut buffer, false).unwrap() {
+                        Received::Empty => {}
+                        other => break other,
+                    }
+                };
+                assert!(matches!(next(), Received::Message { length: 4, .. }));
+                assert!(matches!(next(), Received::Closed));
+            });
+        }
+    }
 }
