@@ -16,7 +16,7 @@ use broody_os::memory::{self, Mapping, page_size};
 
 use crate::lease::Lease;
 use crate::ring::{Consumer, Control, Memory, Producer};
-use crate::sleep::Sleeper;
+use crate::sleep::Doorbell;
 
 /// How many leases a link has; the frame `n` has lease `n % LEASES`.
 pub const LEASES: usize = 16;
@@ -33,7 +33,7 @@ const READY: u32 = 1;
 struct Shared {
     version: AtomicU32,
     state: AtomicU32,
-    doorbell: Sleeper,
+    doorbell: Doorbell,
     leases: [Lease; LEASES],
     to_worker: Control,
     to_host: Control,
@@ -42,7 +42,7 @@ struct Shared {
 const _: () = assert!(size_of::<Shared>() == 1280 && size_of::<Shared>() <= 4096);
 
 /// The part of a link that is no ring.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Duplex {
     mapping: Arc<Mapping>,
 }
@@ -71,8 +71,8 @@ impl Duplex {
         &self.shared().leases[frame as usize % LEASES]
     }
 
-    /// Where the host sleeps: the worker looks there after it has published.
-    pub fn doorbell(&self) -> &Sleeper {
+    /// Where the host waits: the worker rings after it has published.
+    pub fn doorbell(&self) -> &Doorbell {
         &self.shared().doorbell
     }
 
@@ -167,8 +167,8 @@ mod tests {
         assert!(host.duplex.is_ready());
         host.duplex.lease(3).grant(3, 1);
         assert_eq!(worker.duplex.lease(3).claim(3), Some(0));
-        host.duplex.doorbell().announce();
-        assert!(worker.duplex.doorbell().claim());
+        host.duplex.doorbell().listen();
+        assert!(worker.duplex.doorbell().ring());
     }
 
     #[test]

@@ -44,20 +44,77 @@ impl Sleeper {
         self.cancel();
     }
 
-    /// The waker's side, after it has published: whether there is a sleeper, which this call then takes upon itself to wake.
-    pub fn claim(&self) -> bool {
-        fence(Ordering::SeqCst);
-        // Relaxed: ordered after the publication by the fence. The load first keeps the line shared while nobody sleeps.
-        self.0.load(Ordering::Relaxed) == ASLEEP && self.0.swap(AWAKE, Ordering::Relaxed) == ASLEEP
-    }
-
     /// The waker's side, after it has published: wakes the sleeper, if there is one. Whether a system call was made.
     pub fn wake(&self) -> bool {
-        let asleep = self.claim();
+        fence(Ordering::SeqCst);
+        // Relaxed: ordered after the publication by the fence. The load first keeps the line shared while nobody sleeps.
+        let asleep = self.0.load(Ordering::Relaxed) == ASLEEP && self.0.swap(AWAKE, Ordering::Relaxed) == ASLEEP;
         if asleep {
             futex::wake(&self.0, 1);
         }
         asleep
+    }
+}
+
+/// A [`Sleeper`] of which one of two wakes: a thread that sleeps on the word itself, or somebody who waits for many things and has to
+/// be told by a descriptor. All zero bytes are a valid one: nobody waits.
+///
+/// One process waits, at most one thread of it on the word at a time; the other process rings.
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub struct Doorbell(AtomicU32);
+
+const LISTENING: u32 = 2;
+
+impl Doorbell {
+    /// The waiting side: from now on the ringer is to use the descriptor. Work must be looked for after this call.
+    pub fn listen(&self) {
+        // Relaxed: ordered before the look that follows by the fence.
+        self.0.store(LISTENING, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// The waiting side: a thread is going to [`sleep`](Self::sleep) here. Work must be looked for after this call.
+    pub fn announce(&self) {
+        // Relaxed: as in `listen`.
+        self.0.store(ASLEEP, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// The waiting side: nobody waits any more.
+    pub fn cancel(&self) {
+        // Relaxed: a ringer that still sees the old value rings once too often.
+        self.0.store(AWAKE, Ordering::Relaxed);
+    }
+
+    /// The waiting side: sleeps until the bell is rung, at most for `limit` or [`BOUND`].
+    pub fn sleep(&self, limit: Duration) {
+        futex::wait(&self.0, ASLEEP, limit.min(BOUND));
+    }
+
+    /// Another thread of the waiting side: wakes the one that sleeps here, if there is one.
+    pub fn rouse(&self) {
+        // Relaxed: the thread looks at what it waits for under a lock.
+        if self.0.compare_exchange(ASLEEP, AWAKE, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            futex::wake(&self.0, 1);
+        }
+    }
+
+    /// The ringing side, after it has published: wakes the thread that sleeps here. Whether the descriptor is to be used instead.
+    pub fn ring(&self) -> bool {
+        fence(Ordering::SeqCst);
+        // Relaxed: ordered after the publication by the fence. The load first keeps the line shared while nobody waits.
+        if self.0.load(Ordering::Relaxed) == AWAKE {
+            return false;
+        }
+        match self.0.swap(AWAKE, Ordering::Relaxed) {
+            ASLEEP => {
+                futex::wake(&self.0, 1);
+                false
+            }
+            LISTENING => true,
+            _ => false,
+        }
     }
 }
 
@@ -75,6 +132,22 @@ mod tests {
         sleeper.announce();
         sleeper.cancel();
         assert!(!sleeper.wake());
+    }
+
+    #[test]
+    fn a_bell_is_rung_once_for_whoever_waits() {
+        let bell = Doorbell::default();
+        assert!(!bell.ring());
+        bell.listen();
+        assert!(bell.ring());
+        assert!(!bell.ring());
+        bell.announce();
+        assert!(!bell.ring(), "a thread that sleeps here needs no descriptor");
+        // It was woken before it slept: it does not.
+        bell.sleep(100 * BOUND);
+        bell.announce();
+        bell.rouse();
+        bell.sleep(100 * BOUND);
     }
 
     #[test]

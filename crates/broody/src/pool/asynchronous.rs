@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use broody_os::{Pid, fork};
 use serde::de::DeserializeOwned;
 
+use super::dispatcher::Shared;
 use super::gather::Gather;
 use crate::{Error, Result};
 
@@ -14,6 +15,7 @@ use crate::{Error, Result};
 ///
 /// Dropping it does not take the task back.
 pub struct AsyncResult<R> {
+    pool: Arc<Shared>,
     gather: Arc<Gather>,
     function: &'static str,
     owner: Pid,
@@ -21,8 +23,8 @@ pub struct AsyncResult<R> {
 }
 
 impl<R: DeserializeOwned> AsyncResult<R> {
-    pub(super) fn new(gather: Arc<Gather>, function: &'static str) -> Self {
-        Self { gather, function, owner: fork::pid(), result: PhantomData }
+    pub(super) fn new(pool: Arc<Shared>, gather: Arc<Gather>, function: &'static str) -> Self {
+        Self { pool, gather, function, owner: fork::pid(), result: PhantomData }
     }
 
     /// Waits for the result. Any number of times; the answer is the same each time.
@@ -33,7 +35,7 @@ impl<R: DeserializeOwned> AsyncResult<R> {
     /// [`WrongProcess`](Error::WrongProcess) in a fork of the pool's process.
     pub fn get(&self) -> Result<R> {
         self.check_owner()?;
-        self.gather.wait(None);
+        self.pool.wait(&self.gather, None);
         self.gather.get(0, self.function)
     }
 
@@ -43,7 +45,7 @@ impl<R: DeserializeOwned> AsyncResult<R> {
     /// As [`get`](Self::get).
     pub fn get_timeout(&self, limit: Duration) -> Result<Option<R>> {
         self.check_owner()?;
-        if !self.gather.wait(Instant::now().checked_add(limit)) {
+        if !self.pool.wait(&self.gather, Instant::now().checked_add(limit)) {
             return Ok(None);
         }
         self.gather.get(0, self.function).map(Some)

@@ -65,6 +65,8 @@ pub(super) struct Batch {
     first: u64,
     /// The number of the first in the pool.
     task: u64,
+    /// The thread that hands it in is going to wait for it at once.
+    pub(super) awaited: bool,
 }
 
 impl Batch {
@@ -74,8 +76,12 @@ impl Batch {
         sink: Arc<dyn Sink>,
         first: u64,
         task: u64,
-    ) -> Arc<Self> {
-        Arc::new(Self { function, arguments, sink, first, task })
+    ) -> Self {
+        Self { function, arguments, sink, first, task, awaited: false }
+    }
+
+    pub(super) fn awaited(self, awaited: bool) -> Self {
+        Self { awaited, ..self }
     }
 
     pub(super) fn argument(&self, index: usize) -> &[u8] {

@@ -1,7 +1,7 @@
 //! The thread of a pool: takes answers, hands out tasks, replaces workers.
 //!
 //! It sleeps in epoll. Workers wake it through one eventfd, and only while it says that it sleeps; the end of a worker wakes it
-//! through the worker's pidfd. It runs nobody's code: arguments are encoded and results decoded by the threads that call.
+//! through the worker's pidfd. A thread that waits for one task sleeps elsewhere, and does this work for its worker. It runs nobody's code: arguments are encoded and results decoded by the threads that call.
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use broody_os::events::{Epoll, EventFd, Trigger};
 use broody_os::{fork, signals};
 
+use super::batch::Sink;
+use super::gather::Gather;
 use super::schedule::Schedule;
 use super::slot::{self, Slot};
 use crate::Result;
@@ -77,6 +79,26 @@ impl Shared {
         }
     }
 
+    /// Waits for the answers of `gather`, at most until `deadline`. Whether they have come.
+    ///
+    /// The calling thread sleeps at the doorbell of the worker that has the task, and takes the answer itself: the way over the
+    /// pool's thread would be one more wake. Where that is not to be had, it waits for the pool's thread.
+    pub(super) fn wait(&self, gather: &Arc<Gather>, deadline: Option<Instant>) -> bool {
+        let sink: Arc<dyn Sink> = gather.clone();
+        while !gather.is_complete() {
+            let limit = match deadline.map(|deadline| deadline.checked_duration_since(Instant::now())) {
+                Some(None) => return false,
+                Some(Some(limit)) => limit,
+                None => BOUND,
+            };
+            let place = lock(&self.schedule).begin_sleep(&sink);
+            let Some((number, worker)) = place else { return gather.wait(deadline) };
+            worker.doorbell().sleep(limit);
+            lock(&self.schedule).end_sleep(number);
+        }
+        true
+    }
+
     fn launch(&self, number: u64) -> Result<Slot> {
         let slot = Slot::launch(&format!("{}-{number}", self.name), &self.doorbell)?;
         self.epoll.add(slot.process.sentinel(), number, Trigger::Level)?;
@@ -90,6 +112,7 @@ impl Shared {
         loop {
             let starting = {
                 let mut schedule = lock(&self.schedule);
+                schedule.slots().for_each(|(_, slot)| slot.stop_listening());
                 if schedule.collect() {
                     look = LOOK;
                 }

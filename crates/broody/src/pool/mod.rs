@@ -144,7 +144,7 @@ impl Pool {
         R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = A>,
     {
-        let gather = self.submit(function, items)?;
+        let gather = self.submit(function, items, false)?;
         gather.wait(None);
         gather.get_all(std::any::type_name::<F>())
     }
@@ -190,7 +190,7 @@ impl Pool {
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        self.apply_async(function, argument)?.get()
+        self.hand_in(function, argument, true)?.get()
     }
 
     /// Hands in `function(argument)`; its result is asked for later.
@@ -204,7 +204,7 @@ impl Pool {
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        Ok(AsyncResult::new(self.submit(function, [argument])?, std::any::type_name::<F>()))
+        self.hand_in(function, argument, false)
     }
 
     /// Takes no more tasks. Those that there are will be done, then the workers end. Iterators of [`imap`](Self::imap) that have
@@ -263,6 +263,16 @@ impl Pool {
         }
     }
 
+    fn hand_in<F, A, R>(&self, function: F, argument: A, awaited: bool) -> Result<AsyncResult<R>>
+    where
+        F: Fn(A) -> R + Copy + Send + 'static,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        let gather = self.submit(function, [argument], awaited)?;
+        Ok(AsyncResult::new(self.shared.clone(), gather, std::any::type_name::<F>()))
+    }
+
     fn stream<F, A, R, I>(&self, function: F, items: I, ordered: bool) -> Result<Imap<'_, I::IntoIter, R>>
     where
         F: Fn(A) -> R + Copy + Send + 'static,
@@ -275,7 +285,7 @@ impl Pool {
         Imap::new(self, FunctionId::of::<F, A, R>(), std::any::type_name::<F>(), items.into_iter(), ordered)
     }
 
-    fn submit<F, A, R, I>(&self, function: F, items: I) -> Result<Arc<Gather>>
+    fn submit<F, A, R, I>(&self, function: F, items: I, awaited: bool) -> Result<Arc<Gather>>
     where
         F: Fn(A) -> R + Copy + Send + 'static,
         A: Serialize + DeserializeOwned,
@@ -296,7 +306,8 @@ impl Pool {
         let mut schedule = lock(&self.shared.schedule);
         let task = schedule.admit(arguments.len(), false)?;
         if arguments.len() > 0 {
-            schedule.submit(Batch::new(FunctionId::of::<F, A, R>(), arguments, gather.clone(), 0, task));
+            let batch = Batch::new(FunctionId::of::<F, A, R>(), arguments, gather.clone(), 0, task);
+            schedule.submit(batch.awaited(awaited));
             self.shared.nudge_if_needed(&schedule);
         }
         Ok(gather)

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broody_os::wait::ExitStatus;
+use broody_shm::duplex::Duplex;
 
 use super::batch::{Answer, Batch, Run, Sink};
 use super::failure::Failure;
@@ -119,8 +120,8 @@ impl Schedule {
     }
 
     /// Puts tasks at the end of the queue and hands out what can be handed out.
-    pub(super) fn submit(&mut self, batch: Arc<Batch>) {
-        let run = Run::whole(batch);
+    pub(super) fn submit(&mut self, batch: Batch) {
+        let run = Run::whole(Arc::new(batch));
         self.queued += run.len();
         self.queue.push_back(run);
         self.hand_out();
@@ -138,10 +139,33 @@ impl Schedule {
     pub(super) fn collect(&mut self) -> bool {
         let mut answered = 0;
         for slot in self.slots.values_mut() {
-            slot.stop_listening();
             answered += slot.drain(&mut self.paces);
         }
         answered > 0
+    }
+
+    /// A place for the calling thread to sleep until the worker that has a task of `sink` has published something; the worker's
+    /// number, for [`end_sleep`](Self::end_sleep). `None` if no worker has one, or another thread sleeps there.
+    pub(super) fn begin_sleep(&mut self, sink: &Arc<dyn Sink>) -> Option<(u64, Duplex)> {
+        let (number, slot) = self.slots.iter_mut().find(|(_, slot)| slot.can_be_waited_for(sink))?;
+        match slot.begin_sleep() {
+            Some(place) => Some((*number, place)),
+            None => {
+                // It was faster.
+                slot.drain(&mut self.paces);
+                self.hand_out();
+                None
+            }
+        }
+    }
+
+    /// The thread that slept there takes what there is.
+    pub(super) fn end_sleep(&mut self, number: u64) {
+        if let Some(slot) = self.slots.get_mut(&number) {
+            slot.end_sleep();
+            slot.drain(&mut self.paces);
+            self.hand_out();
+        }
     }
 
     /// Gives tasks to workers that want some.

@@ -2,15 +2,16 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 use broody_os::events::EventFd;
 use broody_os::{memory, socket};
 use broody_os::wait::ExitStatus;
 use broody_shm::Corrupt;
-use broody_shm::duplex::{Host, LEASES};
+use broody_shm::duplex::{Duplex, Host, LEASES};
 
-use super::batch::{Answer, Run};
+use super::batch::{Answer, Run, Sink};
 use super::failure::Failure;
 use super::pace::Paces;
 use super::wire::{self, How, LONGEST, Order, Report};
@@ -35,6 +36,8 @@ pub(super) struct Slot {
     /// It writes nonsense, and was killed for it.
     corrupt: bool,
     quitting: bool,
+    /// A thread sleeps at its doorbell, and takes what it publishes.
+    has_sleeper: bool,
 }
 
 /// Tasks that were given to the worker: `range` of the batch, of which the first `answered` have their answers.
@@ -79,7 +82,7 @@ impl Slot {
         };
         let process = Process::new(launch.start()?);
         let frames = VecDeque::new();
-        Ok(Self { process, link, payloads, frames, next_frame: 0, corrupt: false, quitting: false })
+        Ok(Self { process, link, payloads, frames, next_frame: 0, corrupt: false, quitting: false, has_sleeper: false })
     }
 
     /// Whether it has come so far that it takes tasks.
@@ -137,6 +140,10 @@ impl Slot {
                     let argument = batch.argument(index);
                     draft.put(&(argument.len() as u32).to_le_bytes());
                     draft.put(argument);
+                }
+                if batch.awaited && !self.has_sleeper {
+                    // The worker may be done before its caller sleeps: it is not to ring for the pool's thread then.
+                    self.link.duplex.doorbell().announce();
                 }
                 // The lease first: the worker claims from it as soon as it sees the frame.
                 self.link.duplex.lease(frame).grant(frame, (end - start) as u16);
@@ -197,19 +204,51 @@ impl Slot {
         }
     }
 
-    /// Before the host sleeps: from now on the worker rings.
+    /// Before the pool's thread sleeps: from now on the worker rings, unless a thread of its own waits for it.
     pub(super) fn listen(&self) {
-        self.link.duplex.doorbell().announce();
+        if !self.has_sleeper {
+            self.link.duplex.doorbell().listen();
+        }
     }
 
-    /// The host does not sleep, or no more.
+    /// The pool's thread does not sleep any more.
     pub(super) fn stop_listening(&self) {
-        self.link.duplex.doorbell().cancel();
+        if !self.has_sleeper {
+            self.link.duplex.doorbell().cancel();
+        }
     }
 
-    /// Whether the worker has published nothing new.
+    /// Whether there is nothing new for the pool's thread.
     pub(super) fn is_silent(&self) -> bool {
-        self.corrupt || self.link.incoming.is_empty()
+        self.corrupt || self.has_sleeper || self.link.incoming.is_empty()
+    }
+
+    /// Whether it has a task of this sink, and no thread waits for it yet.
+    pub(super) fn can_be_waited_for(&self, sink: &Arc<dyn Sink>) -> bool {
+        !self.has_sleeper && self.frames.iter().any(|leased| leased.run.batch.goes_to(sink))
+    }
+
+    /// The calling thread is going to sleep at this worker's doorbell, unless there is something new already.
+    pub(super) fn begin_sleep(&mut self) -> Option<Duplex> {
+        self.link.duplex.doorbell().announce();
+        self.has_sleeper = self.link.incoming.is_empty();
+        if !self.has_sleeper {
+            self.link.duplex.doorbell().listen();
+        }
+        self.has_sleeper.then(|| self.link.duplex.clone())
+    }
+
+    /// It does not sleep any more; the pool's thread may, and is rung for from now on. What is new has to be taken after this.
+    pub(super) fn end_sleep(&mut self) {
+        self.has_sleeper = false;
+        self.link.duplex.doorbell().listen();
+    }
+
+    /// Somebody else has changed what the thread waits for: it has to look again.
+    fn rouse(&self) {
+        if self.has_sleeper {
+            self.link.duplex.doorbell().rouse();
+        }
     }
 
     /// Takes everything that it has published, and hands out the answers. Gives their number.
@@ -234,6 +273,7 @@ impl Slot {
         }
         if unreleased > 0 {
             self.link.incoming.release();
+            self.rouse();
         }
         answered
     }
@@ -307,12 +347,14 @@ impl Slot {
             }
         }
         self.frames.retain(|leased| leased.answered < leased.run.len());
+        self.rouse();
         back.reverse();
         back
     }
 
     /// After its end, and after the last [`drain`](Self::drain).
     pub(super) fn remains(&mut self) -> Remains {
+        self.rouse();
         let mut remains = Remains { lost: Vec::new(), unstarted: Vec::new() };
         for leased in std::mem::take(&mut self.frames) {
             let batch = &leased.run.batch;
@@ -328,6 +370,7 @@ impl Slot {
 
     /// Every task that has no answer.
     pub(super) fn abandon(&mut self) -> Vec<Run> {
+        self.rouse();
         let unanswered = |leased: Leased| Run {
             range: leased.run.range.start + leased.answered..leased.run.range.end,
             batch: leased.run.batch,

@@ -178,9 +178,9 @@ impl Desk {
         Ok(())
     }
 
-    /// Wakes the host if it sleeps.
+    /// Wakes whoever in the host waits for this worker.
     fn ring(&self) {
-        if self.duplex.doorbell().claim() {
+        if self.duplex.doorbell().ring() {
             self.doorbell.signal();
         }
     }
