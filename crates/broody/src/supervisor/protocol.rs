@@ -175,10 +175,12 @@ thread_local! {
 
 /// Receives one message.
 pub(crate) fn receive<T: DeserializeOwned>(socket: impl AsFd, wait: bool) -> broody_os::Result<Arrived<T>> {
-    BUFFER.with_borrow_mut(|buffer| {
-        buffer.resize(LONGEST, 0);
-        receive_into(buffer, socket, wait)
-    })
+    // At exit this thread's own may be gone already.
+    let mut buffer = BUFFER.try_with(RefCell::take).unwrap_or_default();
+    buffer.resize(LONGEST, 0);
+    let received = receive_into(&mut buffer, socket, wait);
+    let _ = BUFFER.try_with(|kept| kept.replace(buffer));
+    received
 }
 
 fn receive_into<T: DeserializeOwned>(
