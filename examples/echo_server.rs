@@ -65,7 +65,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     while Census::take().live > 0 && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(1));
     }
-    println!("{connections} connections, each in a process of its own, in {seconds:.1} s: {right} answers were right");
+    println!(
+        "{connections} connections, each in a process of its own, in {seconds:.1} s: {right} answers were right"
+    );
     println!("afterwards: {}", Census::take());
     println!("descriptors: {descriptors} before, {} after", proc::descriptors(fork::pid())?.len());
     Ok(())

@@ -23,13 +23,15 @@ impl Census {
         for pid in proc::descendants(fork::pid()) {
             match proc::stat(pid).map(|stat| stat.letter) {
                 Some('Z') => census.zombies += 1,
-                Some(_) if !is_broodys_own(pid) => census.live += 1,
-                _ => {}
+                Some(_) => census.live += usize::from(is_the_programs(pid)),
+                None => {}
             }
         }
         let ours = executable(fork::pid());
         let is_orphan = |pid: &Pid| {
-            proc::stat(*pid).is_some_and(|stat| stat.parent == 1) && ours.is_some() && executable(*pid) == ours
+            proc::stat(*pid).is_some_and(|stat| stat.parent == 1)
+                && ours.is_some()
+                && executable(*pid) == ours
         };
         census.orphans = proc::all().iter().filter(|pid| **pid != fork::pid() && is_orphan(pid)).count();
         census
@@ -42,9 +44,10 @@ impl fmt::Display for Census {
     }
 }
 
-fn is_broodys_own(pid: Pid) -> bool {
-    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    matches!(name.trim_end(), "broody-super" | "broody-spare")
+/// Whether it is there, and none of broody's own.
+fn is_the_programs(pid: Pid) -> bool {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+    name.is_ok_and(|name| !matches!(name.trim_end(), "broody-super" | "broody-spare"))
 }
 
 /// Which file a process runs.

@@ -71,7 +71,9 @@ fn orphans(method: &str, times: &mut Times) {
     let started: Vec<_> = pids.iter().map(|pid| proc::stat(*pid).map(|stat| stat.start_time)).collect();
     let is_gone = |pid: Pid, start_time: Option<u64>| {
         // A zombie that has fallen to init is init's.
-        proc::stat(pid).is_none_or(|stat| Some(stat.start_time) != start_time || (stat.letter == 'Z' && stat.parent == 1))
+        proc::stat(pid).is_none_or(|stat| {
+            Some(stat.start_time) != start_time || (stat.letter == 'Z' && stat.parent == 1)
+        })
     };
     let start = Instant::now();
     host.kill().unwrap();

@@ -20,8 +20,13 @@ fn main() {
     let only = arguments.first().map(String::as_str);
     let wanted = |name: &str| only.is_none_or(|only| only == name);
     println!("# Benchmarks\n");
-    println!("`make bench` writes this file. All figures are of one run on this machine:\n\n{}\n", measure::machine());
-    println!("A *target* is what the project has promised itself. Times are in microseconds unless said otherwise.\n");
+    println!(
+        "`make bench` writes this file. All figures are of one run on this machine:\n\n{}\n",
+        measure::machine()
+    );
+    println!(
+        "A *target* is what the project has promised itself. Times are in microseconds unless said otherwise.\n"
+    );
     let mut table = Table::default();
     if wanted("starts") {
         starts::run(&mut table);

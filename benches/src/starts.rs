@@ -71,7 +71,11 @@ pub fn run(table: &mut Table) {
     );
     table.row(
         "the same with 1 GiB touched in the host",
-        format!("{:.0} us, **{:.2} x of without**", large.forkserver.median(), large.forkserver.median() / forkserver),
+        format!(
+            "{:.0} us, **{:.2} x of without**",
+            large.forkserver.median(),
+            large.forkserver.median() / forkserver
+        ),
         format!("raw: {:.0} us, {:.1} x of without", large.raw.median(), large.raw.median() / raw),
         "at most 1.2 x of without",
     );

@@ -55,7 +55,10 @@ fn wordfreq_counts_every_word_also_when_a_worker_is_killed() {
         assert!(said.contains("2 files were skipped: 1 binary, 1 unreadable"), "{said}");
         assert!(said.lines().last().unwrap().starts_with("41 files, "), "{said}");
         assert!(said.contains("zombies 0, orphans 0"), "{said}");
-        assert_eq!(said.contains("was killed half-way; the result is complete"), arguments.len() == 3);
+        assert_eq!(
+            said.contains("was killed half-way, and its task run again; the result is complete"),
+            arguments.len() == 3
+        );
     }
 }
 

@@ -60,7 +60,9 @@ fn an_argument_that_cannot_be_encoded_is_refused_before_the_start() {
     for name in ["forkserver", "spawn"] {
         let start = Process::builder().start_method(method(name)).spawn(|_: Stubborn| (), Stubborn);
         match start.map(drop) {
-            Err(Error::Encode { what: "the argument", function, .. }) => assert!(function.contains("closure")),
+            Err(Error::Encode { what: "the argument", function, .. }) => {
+                assert!(function.contains("closure"))
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -90,7 +92,10 @@ fn what_cannot_be_decoded_is_an_error_that_says_which_side() {
 #[test]
 fn in_a_pool_what_does_not_cross_fails_its_task_only() {
     let pool = broody::Pool::builder().workers(1).build().unwrap();
-    assert!(matches!(pool.map(|_: Stubborn| (), [Stubborn]), Err(Error::Encode { what: "the argument", .. })));
+    assert!(matches!(
+        pool.map(|_: Stubborn| (), [Stubborn]),
+        Err(Error::Encode { what: "the argument", .. })
+    ));
     assert!(matches!(pool.apply(|_: ()| Stubborn, ()), Err(Error::Encode { what: "the result", .. })));
     assert!(matches!(pool.apply(|_: OneWay| (), OneWay), Err(Error::Decode { what: "the argument", .. })));
     assert!(matches!(pool.apply(|_: ()| OneWay, ()), Err(Error::Decode { what: "the result", .. })));

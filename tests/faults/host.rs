@@ -83,7 +83,8 @@ fn an_orderly_exit_joins_children_ends_daemons_and_runs_exit_functions_in_order(
         let mut host = Program::start(HOST, &["exit", method]);
         let family = identities(host.pids());
         host.proceed();
-        let lines: Vec<String> = std::iter::from_fn(|| Some(host.line()).filter(|line| !line.is_empty())).collect();
+        let lines: Vec<String> =
+            std::iter::from_fn(|| Some(host.line()).filter(|line| !line.is_empty())).collect();
         assert_eq!(lines[..2], ["first, first", "first, second"]);
         assert_eq!(lines[2..4], ["child: done", "child: exit function"]);
         assert_eq!(lines[4..], ["last; daemon there: false"]);
@@ -107,7 +108,11 @@ fn a_detached_child_lives_on_and_is_reaped() {
         for kill in [false, true] {
             let mut host = Program::start(HOST, &["detached", method]);
             let [kept, other] = identities(host.pids())[..] else { panic!("two children") };
-            if kill { host.signal(signals::SIGKILL) } else { host.proceed() }
+            if kill {
+                host.signal(signals::SIGKILL)
+            } else {
+                host.proceed()
+            }
             host.end();
             within(SECOND, "the other one is gone", || other.is_gone());
             assert!(!kept.is_gone(), "{method}: it was detached");

@@ -25,11 +25,15 @@ fn two_hundred_children_that_nobody_joins_are_reaped() {
         let children: Vec<_> = (0..200u8).map(|code| start().spawn(exit_with, code).unwrap()).collect();
         // Those that have ended are either gone or, for an instant, zombies.
         within(Duration::from_secs(1), "no zombie is left", || {
-            children.iter().all(|child| proc::stat(child.pid()).is_none_or(|stat| stat.parent != fork::pid() || stat.letter != 'Z'))
+            children.iter().all(|child| {
+                proc::stat(child.pid()).is_none_or(|stat| stat.parent != fork::pid() || stat.letter != 'Z')
+            })
         });
         for (code, child) in (0..200).zip(&children) {
             match child.join().unwrap_err() {
-                Error::Ended { pid, status, .. } => assert_eq!((pid, status), (child.pid(), ExitStatus::Code(code))),
+                Error::Ended { pid, status, .. } => {
+                    assert_eq!((pid, status), (child.pid(), ExitStatus::Code(code)))
+                }
                 other => panic!("{other}"),
             }
         }
@@ -53,10 +57,10 @@ fn a_child_outlives_the_thread_that_started_it() {
 #[test]
 fn what_a_killed_child_had_started_is_ended_too() {
     fn with_grandchild(path: String) {
-        let grandchild = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut grandchild = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let nested = broody::spawn(idle, ()).unwrap();
         std::fs::write(path, format!("{} {}", grandchild.id(), nested.pid())).unwrap();
-        idle(());
+        let _ = grandchild.wait();
     }
     for name in ["forkserver", "spawn"] {
         let path = std::env::temp_dir().join(format!("broody-nested-{}-{name}", std::process::id()));
@@ -143,7 +147,9 @@ fn a_child_has_the_working_directory_and_environment_of_its_start() {
             (directory, std::env::var("BROODY_TEST_VARIABLE").ok())
         };
         ["forkserver", "spawn", "fork"]
-            .map(|name| Process::builder().start_method(method(name)).spawn(look, ()).unwrap().join().unwrap())
+            .map(|name| {
+                Process::builder().start_method(method(name)).spawn(look, ()).unwrap().join().unwrap()
+            })
             .to_vec()
     }
     let found = broody::fork(|| changes(())).unwrap().join().unwrap();

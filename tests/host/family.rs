@@ -25,9 +25,9 @@ fn with_grandchild((session, path): (bool, String)) {
     if session {
         command.arg("sleep");
     }
-    let grandchild = command.arg("1000").spawn().unwrap();
+    let mut grandchild = command.arg("1000").spawn().unwrap();
     std::fs::write(path, grandchild.id().to_string()).unwrap();
-    idle(());
+    let _ = grandchild.wait();
 }
 
 /// Starts a child by broody, which starts one itself.
@@ -123,7 +123,8 @@ pub fn exit(method: StartMethod) {
 
 /// Leaves a child behind on purpose.
 pub fn detach(method: StartMethod) {
-    let started = std::thread::spawn(move || Process::builder().start_method(method).spawn(idle, ()).unwrap());
+    let started =
+        std::thread::spawn(move || Process::builder().start_method(method).spawn(idle, ()).unwrap());
     let child = started.join().unwrap();
     let other = Process::builder().start_method(method).daemon(true).spawn(idle, ()).unwrap();
     let pids = [child.pid(), other.pid()];

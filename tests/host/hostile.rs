@@ -17,7 +17,9 @@ fn check(method: StartMethod, may_be_stolen: bool) {
         let exits = Process::builder().start_method(method).spawn(end, round).unwrap();
         let returns = Process::builder().start_method(method).spawn(end, 100 + round).unwrap();
         match exits.join().unwrap_err() {
-            Error::Ended { status: ExitStatus::Unknown, .. } => assert!(may_be_stolen && method == StartMethod::Fork),
+            Error::Ended { status: ExitStatus::Unknown, .. } => {
+                assert!(may_be_stolen && method == StartMethod::Fork)
+            }
             Error::Ended { status, .. } => assert_eq!(status, ExitStatus::Code(round)),
             other => panic!("{other}"),
         }
@@ -55,7 +57,8 @@ pub fn forks_by_itself(method: StartMethod) {
             let refused = matches!(child.join(), Err(Error::WrongProcess { .. }))
                 && matches!(pool.apply(end, 200), Err(Error::WrongProcess { .. }));
             // It may start its own.
-            let works = broody::spawn(end, 100 + round).is_ok_and(|child| child.join().is_ok_and(|code| code == 100 + round));
+            let works = broody::spawn(end, 100 + round)
+                .is_ok_and(|child| child.join().is_ok_and(|code| code == 100 + round));
             // An orderly exit ends its own children only.
             std::process::exit(if refused && works { 0 } else { 1 });
         }

@@ -117,7 +117,10 @@ pub fn of_descriptors() {
                 Ok(result) => assert_eq!(result.unwrap(), 2),
                 Err(error) => {
                     errors += 1;
-                    assert!(error.to_string().contains("RLIMIT_NOFILE"), "{method:?}, {spare} spare: {error}");
+                    assert!(
+                        error.to_string().contains("RLIMIT_NOFILE"),
+                        "{method:?}, {spare} spare: {error}"
+                    );
                 }
             }
         }
@@ -183,7 +186,10 @@ pub fn without(call: &str) {
         match Process::builder().start_method(method).spawn(|list: Vec<u8>| list.len() as u32, long) {
             Err(error) => says_so(error),
             // A fork hands nothing over, and a short result comes in a message.
-            Ok(child) => assert_eq!((call, method, child.join().unwrap()), ("memfd_create", StartMethod::Fork, 100_000)),
+            Ok(child) => assert_eq!(
+                (call, method, child.join().unwrap()),
+                ("memfd_create", StartMethod::Fork, 100_000)
+            ),
         }
     }
     nobody_but_the_supervisor_is_left();

@@ -24,7 +24,9 @@ fn main() {
         ["forks", method] => hostile::forks_by_itself(broody_tests::method(method)),
         ["thousand", method] => repeated::starts(broody_tests::method(method)),
         ["pools"] => repeated::pools(),
-        ["workers-killed", retries, seed] => pools::workers_are_killed(retries.parse().unwrap(), seed.parse().unwrap()),
+        ["workers-killed", retries, seed] => {
+            pools::workers_are_killed(retries.parse().unwrap(), seed.parse().unwrap())
+        }
         ["pool-at-exit"] => pools::is_left_to_the_exit(),
         ["pool-idle"] => pools::idles(),
         ["process-limit"] => limits::of_processes(),

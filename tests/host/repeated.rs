@@ -19,7 +19,8 @@ struct Traces {
 
 impl Traces {
     fn now() -> Self {
-        let names = |path: &str| std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let names =
+            |path: &str| std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         let supervisor = supervisor().unwrap();
         Self {
             descriptors: proc::descriptors(fork::pid()).unwrap().len(),

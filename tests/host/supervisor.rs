@@ -56,7 +56,15 @@ pub fn is_killed_under_a_pool() {
 pub fn shrugs_at_signals() {
     let child = broody::spawn(idle, ()).unwrap();
     let supervisor = broody_tests::supervisor().unwrap();
-    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGTSTP, libc::SIGUSR1, libc::SIGPIPE] {
+    for signal in [
+        libc::SIGHUP,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGTERM,
+        libc::SIGTSTP,
+        libc::SIGUSR1,
+        libc::SIGPIPE,
+    ] {
         fork::kill_child(supervisor, signal).unwrap();
     }
     assert_eq!(broody::spawn(double, 4).unwrap().join().unwrap(), 8);

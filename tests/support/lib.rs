@@ -88,7 +88,9 @@ impl Program {
     /// Its next line, which is a list of pids.
     pub fn pids(&mut self) -> Vec<Pid> {
         let line = self.line();
-        line.split_whitespace().map(|pid| pid.parse().unwrap_or_else(|_| panic!("no pids: {line:?}"))).collect()
+        line.split_whitespace()
+            .map(|pid| pid.parse().unwrap_or_else(|_| panic!("no pids: {line:?}")))
+            .collect()
     }
 
     /// Lets it go on.
@@ -153,7 +155,8 @@ pub const METHODS: [&str; 3] = ["forkserver", "spawn", "fork"];
 /// The supervisor of this process: its child of that name.
 pub fn supervisor() -> Option<Pid> {
     let is_one = |pid: &Pid| {
-        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == "broody-super")
+        std::fs::read_to_string(format!("/proc/{pid}/comm"))
+            .is_ok_and(|name| name.trim_end() == "broody-super")
     };
     proc::children(broody_os::fork::pid()).into_iter().find(is_one)
 }

@@ -105,7 +105,8 @@ pub unsafe fn take_variable(name: &str) -> Option<OsString> {
 pub fn exec(program: &Path, arguments: &[OsString], block: &[u8], more: (&str, &str)) -> Error {
     let c_string = |bytes: Vec<u8>| CString::new(bytes).unwrap_or_default();
     let program = c_string(program.as_os_str().as_bytes().to_vec());
-    let arguments: Vec<CString> = arguments.iter().map(|argument| c_string(argument.clone().into_vec())).collect();
+    let arguments: Vec<CString> =
+        arguments.iter().map(|argument| c_string(argument.clone().into_vec())).collect();
     let mut environment: Vec<CString> = block
         .split(|byte| *byte == 0)
         .filter(|entry| !entry.is_empty())

@@ -49,7 +49,9 @@ fn remedy(call: &str, source: &io::Error) -> &'static str {
              keep fewer processes and files open"
         }
         (_, Some(libc::ENFILE)) => "; the machine's limit of open files (fs.file-max) is reached",
-        (_, Some(libc::ENOMEM | libc::ENOSPC)) => "; there is not enough memory (or its cgroup's limit is reached)",
+        (_, Some(libc::ENOMEM | libc::ENOSPC)) => {
+            "; there is not enough memory (or its cgroup's limit is reached)"
+        }
         (_, Some(libc::ETOOMANYREFS)) => {
             "; too many descriptors are in flight for this user (RLIMIT_NOFILE): raise the limit"
         }

@@ -168,7 +168,8 @@ pub unsafe fn inherited(raw: RawFd) -> Result<OwnedFd> {
 
 /// Lets exec leave `fd` open.
 pub fn keep_over_exec(fd: &OwnedFd) -> Result<()> {
-    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).map_err(|error| Error::new("fcntl(F_SETFD)", error))
+    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())
+        .map_err(|error| Error::new("fcntl(F_SETFD)", error))
 }
 
 /// Writes out what C code of this process has buffered for its streams. See fflush(3).

@@ -108,7 +108,11 @@ mod tests {
 
     #[test]
     fn the_tightest_quota_on_the_way_up_counts() {
-        let root = tree(&[("a/cpu.max", "150000 100000"), ("a/b/cpu.max", "max 100000"), ("cpu.max", "400000 100000")]);
+        let root = tree(&[
+            ("a/cpu.max", "150000 100000"),
+            ("a/b/cpu.max", "max 100000"),
+            ("cpu.max", "400000 100000"),
+        ]);
         assert_eq!(cgroup_quota("0::/a/b\n", &root.0), Some(1.5));
     }
 
@@ -120,7 +124,11 @@ mod tests {
 
     #[test]
     fn no_quota_is_no_limit() {
-        let root = tree(&[("cpu.max", "max 100000"), ("cpu/cpu.cfs_quota_us", "-1"), ("cpu/cpu.cfs_period_us", "100000")]);
+        let root = tree(&[
+            ("cpu.max", "max 100000"),
+            ("cpu/cpu.cfs_quota_us", "-1"),
+            ("cpu/cpu.cfs_period_us", "100000"),
+        ]);
         assert_eq!(cgroup_quota("0::/\n2:cpu:/\n", &root.0), None);
         assert!(cpu_count() >= 1);
     }

@@ -88,12 +88,10 @@ impl Mapping {
 
     fn with(fd: &OwnedFd, access: ProtFlags) -> Result<Self> {
         let length = sealed_length(fd.as_fd())?;
-        let length =
-            NonZeroUsize::new(length).ok_or_else(|| Error::new("mmap", rustix::io::Errno::INVAL))?;
+        let length = NonZeroUsize::new(length).ok_or_else(|| Error::new("mmap", rustix::io::Errno::INVAL))?;
         // SAFETY: the kernel chooses a fresh range, which nothing else refers to.
-        let start = unsafe {
-            rustix::mm::mmap(std::ptr::null_mut(), length.get(), access, MapFlags::SHARED, fd, 0)
-        };
+        let start =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), length.get(), access, MapFlags::SHARED, fd, 0) };
         let start = start.map_err(|error| Error::new("mmap", error))?;
         let start = NonNull::new(start.cast()).ok_or_else(|| Error::new("mmap", rustix::io::Errno::NOMEM))?;
         Ok(Self { start, length })
@@ -122,7 +120,8 @@ impl Mapping {
                 MapFlags::PRIVATE | MapFlags::NORESERVE,
             )
         };
-        let start = NonNull::new(start.map_err(|error| Error::new("mmap", error))?.cast::<u8>()).ok_or_else(refused)?;
+        let start = NonNull::new(start.map_err(|error| Error::new("mmap", error))?.cast::<u8>())
+            .ok_or_else(refused)?;
         let mapping = Self { start, length };
         let copies = [(0, plain, 1)].into_iter().chain(rings.iter().scan(plain, |at, ring| {
             let offset = *at;
@@ -135,7 +134,8 @@ impl Mapping {
                 let access = ProtFlags::READ | ProtFlags::WRITE;
                 let flags = MapFlags::SHARED | MapFlags::FIXED;
                 // SAFETY: `place..place + length` lies in the range reserved above, whose size counts every copy.
-                let mapped = unsafe { rustix::mm::mmap(place.cast(), length, access, flags, fd, offset as u64) };
+                let mapped =
+                    unsafe { rustix::mm::mmap(place.cast(), length, access, flags, fd, offset as u64) };
                 mapped.map_err(|error| Error::new("mmap", error))?;
                 place = place.wrapping_add(length);
             }
@@ -227,7 +227,8 @@ mod tests {
     fn memory_that_could_change_is_not_read_as_constant() {
         let fd = create("test", 16).unwrap();
         assert!(SealedBytes::new(&fd).is_err());
-        let loose = rustix::fs::memfd_create("loose", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        let loose =
+            rustix::fs::memfd_create("loose", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
         assert!(Mapping::new(&loose).is_err());
     }
 }

@@ -56,7 +56,9 @@ fn parse_stat(text: &str) -> Option<Stat> {
 pub fn state(pid: Pid) -> Option<State> {
     match stat(pid)?.letter {
         'R' => {
-            let cpu_time = || Some(fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?.split(' ').next()?.to_owned());
+            let cpu_time = || {
+                Some(fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?.split(' ').next()?.to_owned())
+            };
             let (before, end) = (cpu_time(), Instant::now() + Duration::from_millis(10));
             while Instant::now() < end {
                 std::thread::sleep(Duration::from_millis(1));

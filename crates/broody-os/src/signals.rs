@@ -25,10 +25,13 @@ fn set(signal: i32, handler: libc::sighandler_t) -> bool {
 
 /// Sets what happens on `signal` and returns whether that signal can be set at all.
 pub fn set_disposition(signal: i32, disposition: Disposition) -> bool {
-    set(signal, match disposition {
-        Disposition::Default => libc::SIG_DFL,
-        Disposition::Ignore => libc::SIG_IGN,
-    })
+    set(
+        signal,
+        match disposition {
+            Disposition::Default => libc::SIG_DFL,
+            Disposition::Ignore => libc::SIG_IGN,
+        },
+    )
 }
 
 /// A set of signals.
@@ -70,7 +73,6 @@ impl SignalSet {
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, &raw mut before.0) };
         before
     }
-
 }
 
 /// A descriptor that is readable while a signal is pending that is blocked. See signalfd(2).

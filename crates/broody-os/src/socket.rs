@@ -64,12 +64,7 @@ pub fn limit_sending(socket: BorrowedFd<'_>, limit: std::time::Duration) -> Resu
 ///
 /// # Errors
 /// EPIPE or ECONNRESET when the other end is closed, EAGAIN when there is no room, EMSGSIZE when the message is too long.
-pub fn send(
-    socket: impl AsFd,
-    parts: &[&[u8]],
-    descriptors: &[BorrowedFd<'_>],
-    wait: bool,
-) -> Result<()> {
+pub fn send(socket: impl AsFd, parts: &[&[u8]], descriptors: &[BorrowedFd<'_>], wait: bool) -> Result<()> {
     let parts: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
     let mut space = [MaybeUninit::<u8>::uninit(); ANCILLARY];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -94,8 +89,7 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8], wait: bool) -> Result<Recei
     let mut end_seen = false;
     loop {
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let answer =
-            rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, flags);
+        let answer = rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, flags);
         let message = match answer {
             Ok(message) => message,
             Err(Errno::INTR) => continue,

@@ -55,7 +55,8 @@ impl Duplex {
     }
 
     fn map(descriptor: &OwnedFd) -> broody_os::Result<(Self, usize)> {
-        let ring = memory::sealed_length(std::os::fd::AsFd::as_fd(descriptor))?.saturating_sub(page_size()) / 2;
+        let ring =
+            memory::sealed_length(std::os::fd::AsFd::as_fd(descriptor))?.saturating_sub(page_size()) / 2;
         Ok((Self { mapping: Arc::new(Mapping::mirrored(descriptor, page_size(), &[ring, ring])?) }, ring))
     }
 

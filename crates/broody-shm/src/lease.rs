@@ -53,7 +53,10 @@ impl Lease {
             let word = Word::unpack(word);
             (word.frame == frame && word.next < word.end).then(|| Word { next: word.next + 1, ..word }.pack())
         };
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step).ok().map(|before| Word::unpack(before).next)
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, step)
+            .ok()
+            .map(|before| Word::unpack(before).next)
     }
 
     /// The host takes back what is above `keep` of the numbers not yet claimed. Gives the new end: what is at or above it is the

@@ -138,7 +138,9 @@ impl Producer {
 
     /// Adds one record. `false` when there is no room now.
     pub fn push(&mut self, parts: &[&[u8]]) -> Result<bool, Corrupt> {
-        let Some(mut draft) = self.begin(parts.iter().map(|part| part.len()).sum())? else { return Ok(false) };
+        let Some(mut draft) = self.begin(parts.iter().map(|part| part.len()).sum())? else {
+            return Ok(false);
+        };
         parts.iter().for_each(|part| draft.put(part));
         draft.publish();
         Ok(true)
@@ -205,12 +207,12 @@ impl Consumer {
 
     /// Whether there is no record now.
     pub fn is_empty(&self) -> bool {
-        // Relaxed: only whether; the record itself is read after `next`.
+        // Relaxed: only whether; the record itself is read after `take_next`.
         self.memory.control().tail.0.load(Ordering::Relaxed) == self.head
     }
 
     /// The oldest record that was not taken yet; it is the caller's until [`release`](Self::release).
-    pub fn next(&mut self) -> Result<Option<Record<'_>>, Corrupt> {
+    pub fn take_next(&mut self) -> Result<Option<Record<'_>>, Corrupt> {
         if self.tail == self.head {
             // Acquire: the record is read after it was written.
             self.tail = self.memory.control().tail.0.load(Ordering::Acquire);
@@ -303,14 +305,14 @@ mod tests {
     #[test]
     fn records_come_out_as_they_went_in() {
         let (mut host, mut worker) = Duplex::pair_for_tests(4096);
-        assert!(worker.inbox.next().unwrap().is_none());
+        assert!(worker.inbox.take_next().unwrap().is_none());
         assert!(host.outgoing.push(&[b"one"]).unwrap());
         assert!(host.outgoing.push(&[b"tw", b"", b"o"]).unwrap());
         assert!(host.outgoing.push(&[]).unwrap());
-        assert_eq!(text(worker.inbox.next().unwrap()).as_deref(), Some("one"));
-        assert_eq!(text(worker.inbox.next().unwrap()).as_deref(), Some("two"));
-        assert_eq!(text(worker.inbox.next().unwrap()).as_deref(), Some(""));
-        assert!(worker.inbox.next().unwrap().is_none());
+        assert_eq!(text(worker.inbox.take_next().unwrap()).as_deref(), Some("one"));
+        assert_eq!(text(worker.inbox.take_next().unwrap()).as_deref(), Some("two"));
+        assert_eq!(text(worker.inbox.take_next().unwrap()).as_deref(), Some(""));
+        assert!(worker.inbox.take_next().unwrap().is_none());
     }
 
     #[test]
@@ -321,7 +323,7 @@ mod tests {
             taken += 1;
         }
         assert_eq!(taken, 4096 / 104);
-        assert!(worker.inbox.next().unwrap().is_some());
+        assert!(worker.inbox.take_next().unwrap().is_some());
         assert!(!host.outgoing.push(&[&[7; 100]]).unwrap());
         worker.inbox.release();
         assert!(host.outgoing.push(&[&[7; 100]]).unwrap());
@@ -334,10 +336,12 @@ mod tests {
         let (mut sent, mut seen) = (0usize, 0usize);
         let length = |number: usize| (number * 7919) % 1500;
         while seen < 100_000 {
-            while sent < 100_000 && host.outgoing.push(&[&sent.to_le_bytes(), &pattern[..length(sent)]]).unwrap() {
+            while sent < 100_000
+                && host.outgoing.push(&[&sent.to_le_bytes(), &pattern[..length(sent)]]).unwrap()
+            {
                 sent += 1;
             }
-            while let Some(record) = worker.inbox.next().unwrap() {
+            while let Some(record) = worker.inbox.take_next().unwrap() {
                 let (number, rest) = record.split::<8>().unwrap();
                 assert_eq!(usize::from_le_bytes(number), seen);
                 let mut bytes = Vec::new();
@@ -352,12 +356,13 @@ mod tests {
     #[test]
     fn a_draft_that_is_dropped_never_was() {
         let (mut host, mut worker) = Duplex::pair_for_tests(4096);
-        let mut draft = host.outgoing.begin(10).unwrap().unwrap();
-        draft.put(b"half");
-        drop(draft);
-        assert!(worker.inbox.next().unwrap().is_none());
+        {
+            let mut draft = host.outgoing.begin(10).unwrap().unwrap();
+            draft.put(b"half");
+        }
+        assert!(worker.inbox.take_next().unwrap().is_none());
         assert!(host.outgoing.push(&[b"whole"]).unwrap());
-        assert_eq!(text(worker.inbox.next().unwrap()).as_deref(), Some("whole"));
+        assert_eq!(text(worker.inbox.take_next().unwrap()).as_deref(), Some("whole"));
     }
 
     #[test]
@@ -365,12 +370,12 @@ mod tests {
         let (mut host, mut worker) = Duplex::pair_for_tests(4096);
         assert!(host.outgoing.push(&[b"x"]).unwrap());
         host.outgoing.control().tail.0.store(u64::MAX - 7, Ordering::Relaxed);
-        assert_eq!(worker.inbox.next().unwrap_err(), Corrupt);
+        assert_eq!(worker.inbox.take_next().unwrap_err(), Corrupt);
         host.outgoing.control().tail.0.store(8, Ordering::Relaxed);
         // SAFETY: the first record's header is mapped and aligned.
         unsafe { host.outgoing.memory.at(0).cast::<u32>().write(u32::MAX) };
         worker.inbox.tail = 0;
-        assert_eq!(worker.inbox.next().unwrap_err(), Corrupt);
+        assert_eq!(worker.inbox.take_next().unwrap_err(), Corrupt);
         host.outgoing.control().head.0.store(1 << 40, Ordering::Relaxed);
         host.outgoing.tail += 4090;
         assert_eq!(host.outgoing.begin(100).unwrap_err(), Corrupt);

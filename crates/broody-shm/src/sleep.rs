@@ -48,7 +48,8 @@ impl Sleeper {
     pub fn wake(&self) -> bool {
         fence(Ordering::SeqCst);
         // Relaxed: ordered after the publication by the fence. The load first keeps the line shared while nobody sleeps.
-        let asleep = self.0.load(Ordering::Relaxed) == ASLEEP && self.0.swap(AWAKE, Ordering::Relaxed) == ASLEEP;
+        let asleep =
+            self.0.load(Ordering::Relaxed) == ASLEEP && self.0.swap(AWAKE, Ordering::Relaxed) == ASLEEP;
         if asleep {
             futex::wake(&self.0, 1);
         }

@@ -102,7 +102,11 @@ pub(crate) fn check() -> Result<()> {
     if std::env::var_os(VARIABLE).is_some() {
         return Err(Error::StartedWithoutInit);
     }
-    if INITIALIZED.load(Ordering::Relaxed) || under_test_harness() { Ok(()) } else { Err(Error::NotInitialized) }
+    if INITIALIZED.load(Ordering::Relaxed) || under_test_harness() {
+        Ok(())
+    } else {
+        Err(Error::NotInitialized)
+    }
 }
 
 /// Whether main is a test harness's: cargo puts test binaries into a folder `deps`, with a hash at the end of their names.
@@ -114,7 +118,8 @@ fn under_test_harness() -> bool {
 fn is_test_binary(path: &Path) -> bool {
     let in_deps = path.parent().and_then(Path::file_name).is_some_and(|folder| folder == "deps");
     let hash = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.rsplit_once('-'));
-    in_deps && hash.is_some_and(|(_, hash)| hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    in_deps
+        && hash.is_some_and(|(_, hash)| hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 static EXECUTABLE: RwLock<Option<PathBuf>> = RwLock::new(None);

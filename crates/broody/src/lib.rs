@@ -47,6 +47,6 @@ pub use error::{Error, Result};
 pub use exit::{ExitFunction, at_exit, at_exit_with_priority};
 pub use pool::{AsyncResult, Imap, Pool, PoolBuilder};
 pub use process::{
-    Builder, Child, CurrentProcess, ParentProcess, Prepared, Process, StartMethod, active_children, cpu_count,
-    current_process, fork, parent_process, spawn,
+    Builder, Child, CurrentProcess, ParentProcess, Prepared, Process, StartMethod, active_children,
+    cpu_count, current_process, fork, parent_process, spawn,
 };

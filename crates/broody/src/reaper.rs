@@ -43,10 +43,12 @@ impl Reaper {
         let state = Arc::new(State { epoll, watched: Mutex::default() });
         let theirs = state.clone();
         signals::with_all_blocked(|| {
-            std::thread::Builder::new().name("broody-reaper".to_owned()).stack_size(256 * 1024).spawn(move || {
-                fork::set_thread_name("broody-reaper");
-                theirs.work();
-            })
+            std::thread::Builder::new().name("broody-reaper".to_owned()).stack_size(256 * 1024).spawn(
+                move || {
+                    fork::set_thread_name("broody-reaper");
+                    theirs.work();
+                },
+            )
         })?;
         Ok(Self { state })
     }

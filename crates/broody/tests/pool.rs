@@ -91,7 +91,8 @@ fn long_arguments_and_results_cross() {
         back.reverse();
         assert_eq!(list, back);
     }
-    let results: Vec<_> = pool.imap(|length: u32| vec![7u8; length as usize], (0..50).map(|n| n * 9000)).unwrap().collect();
+    let results: Vec<_> =
+        pool.imap(|length: u32| vec![7u8; length as usize], (0..50).map(|n| n * 9000)).unwrap().collect();
     for (number, result) in results.into_iter().enumerate() {
         assert_eq!(result.unwrap().len(), number * 9000);
     }

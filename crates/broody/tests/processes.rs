@@ -57,7 +57,8 @@ fn a_function_runs_in_another_process_and_gives_its_result() {
 fn a_long_argument_and_a_long_result_cross() {
     let long: Vec<u64> = (0..1_000_000).collect();
     for method in METHODS {
-        let child = builder(method).spawn(|list: Vec<u64>| list.into_iter().rev().collect::<Vec<_>>(), long.clone());
+        let child =
+            builder(method).spawn(|list: Vec<u64>| list.into_iter().rev().collect::<Vec<_>>(), long.clone());
         let back = child.unwrap().join().unwrap();
         assert_eq!(back.len(), long.len());
         assert_eq!(back[0], 999_999);
@@ -66,7 +67,7 @@ fn a_long_argument_and_a_long_result_cross() {
 
 #[test]
 fn a_fork_may_capture() {
-    let words = vec!["own", "memory"];
+    let words = ["own", "memory"];
     let child = broody::fork(|| words.join(" ")).unwrap();
     assert_eq!(child.join().unwrap(), "own memory");
 }
@@ -163,7 +164,8 @@ fn exits_and_signals_arrive_as_what_they_are() {
 #[test]
 fn terminate_interrupt_and_kill_end_a_process() {
     for method in METHODS {
-        let ways: [(fn(&Process) -> broody::Result<()>, i32); 3] = [
+        type Way = fn(&Process) -> broody::Result<()>;
+        let ways: [(Way, i32); 3] = [
             (Process::terminate, libc::SIGTERM),
             (Process::interrupt, libc::SIGINT),
             (Process::kill, libc::SIGKILL),

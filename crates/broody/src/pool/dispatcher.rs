@@ -43,7 +43,7 @@ impl Shared {
         epoll.add(&doorbell, DOORBELL, Trigger::Edge)?;
         let shared = Self { schedule: Mutex::new(schedule), doorbell, epoll, name };
         let mut schedule = lock(&shared.schedule);
-        for number in schedule.to_start() {
+        for number in schedule.claim_starts() {
             match shared.launch(number) {
                 Ok(slot) => schedule.settle(number, Ok(slot)),
                 Err(error) => {
@@ -60,10 +60,12 @@ impl Shared {
     pub(super) fn start(self: &Arc<Self>) -> std::io::Result<std::thread::JoinHandle<()>> {
         let theirs = self.clone();
         signals::with_all_blocked(|| {
-            std::thread::Builder::new().name("broody-pool".to_owned()).stack_size(512 * 1024).spawn(move || {
-                fork::set_thread_name("broody-pool");
-                theirs.work();
-            })
+            std::thread::Builder::new().name("broody-pool".to_owned()).stack_size(512 * 1024).spawn(
+                move || {
+                    fork::set_thread_name("broody-pool");
+                    theirs.work();
+                },
+            )
         })
     }
 
@@ -117,7 +119,7 @@ impl Shared {
                     look = LOOK;
                 }
                 schedule.hand_out();
-                if start_at <= Instant::now() { schedule.to_start() } else { 0..0 }
+                if start_at <= Instant::now() { schedule.claim_starts() } else { 0..0 }
             };
             for number in starting {
                 let started = self.launch(number).map_err(|error| error.to_string());
@@ -163,7 +165,10 @@ impl Shared {
     /// A worker has ended.
     fn bury(&self, number: u64) {
         // Its end is reported within microseconds; the lock is free meanwhile.
-        let process = lock(&self.schedule).slots().find(|(other, _)| *other == number).map(|(_, slot)| slot.process.clone());
+        let process = lock(&self.schedule)
+            .slots()
+            .find(|(other, _)| *other == number)
+            .map(|(_, slot)| slot.process.clone());
         let Some(process) = process else { return };
         self.epoll.remove(process.as_fd());
         let status = slot::ending(&process);

@@ -10,12 +10,29 @@ use crate::function::Outcome;
 #[derive(Debug, Clone)]
 pub(super) enum Failure {
     /// The function did not return, or a value did not cross.
-    Outcome { pid: Pid, outcome: Outcome },
-    WorkerLost { pid: Pid, status: ExitStatus, task: u64 },
-    Terminated { task: u64 },
-    Broken { attempts: u32, reason: String },
-    NotSent { task: u64, reason: String },
-    NotEncoded { reason: String },
+    Outcome {
+        pid: Pid,
+        outcome: Outcome,
+    },
+    WorkerLost {
+        pid: Pid,
+        status: ExitStatus,
+        task: u64,
+    },
+    Terminated {
+        task: u64,
+    },
+    Broken {
+        attempts: u32,
+        reason: String,
+    },
+    NotSent {
+        task: u64,
+        reason: String,
+    },
+    NotEncoded {
+        reason: String,
+    },
 }
 
 impl Failure {
@@ -40,7 +57,9 @@ impl Failure {
             Failure::Terminated { task } => Error::PoolTerminated { task },
             Failure::Broken { attempts, reason } => Error::PoolBroken { attempts, reason },
             Failure::NotSent { task, reason } => Error::TaskNotSent { task, reason },
-            Failure::NotEncoded { reason } => Error::Encode { what: "the argument", function: function(), reason },
+            Failure::NotEncoded { reason } => {
+                Error::Encode { what: "the argument", function: function(), reason }
+            }
         }
     }
 }

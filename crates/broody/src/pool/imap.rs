@@ -48,7 +48,16 @@ where
     ) -> Result<Self> {
         lock(&pool.shared.schedule).open_stream()?;
         let stream = Arc::new(Stream::new(ordered));
-        Ok(Self { pool, function, function_name, items: Some(items), stream, handed_in: 0, error: None, result: PhantomData })
+        Ok(Self {
+            pool,
+            function,
+            function_name,
+            items: Some(items),
+            stream,
+            handed_in: 0,
+            error: None,
+            result: PhantomData,
+        })
     }
 
     /// Hands in tasks until enough are under way.
@@ -80,7 +89,9 @@ where
         let sink: Arc<dyn Sink> = self.stream.clone();
         let mut schedule = lock(&self.pool.shared.schedule);
         // Refused only when the pool is over: then the iterator is as well.
-        let task = schedule.admit(count + usize::from(refused.is_some()), true).inspect_err(|_| self.items = None)?;
+        let task = schedule
+            .admit(count + usize::from(refused.is_some()), true)
+            .inspect_err(|_| self.items = None)?;
         if count > 0 {
             schedule.submit(Batch::new(self.function, arguments, sink, first, task));
             self.pool.shared.nudge_if_needed(&schedule);

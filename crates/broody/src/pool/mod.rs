@@ -78,11 +78,15 @@ impl PoolBuilder {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let workers = self.workers.unwrap_or_else(cpu_count);
         if workers == 0 || workers > MOST_WORKERS {
-            return Err(Error::Invalid { what: format!("a pool has 1 to {MOST_WORKERS} workers, not {workers}") });
+            return Err(Error::Invalid {
+                what: format!("a pool has 1 to {MOST_WORKERS} workers, not {workers}"),
+            });
         }
         let name = self.name.unwrap_or_else(|| format!("pool-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
         if name.is_empty() || name.len() > 200 || name.contains('\0') {
-            return Err(Error::Invalid { what: "a pool's name has 1 to 200 bytes and no zero byte".to_owned() });
+            return Err(Error::Invalid {
+                what: "a pool's name has 1 to 200 bytes and no zero byte".to_owned(),
+            });
         }
         let shared = dispatcher::Shared::new(Schedule::new(workers, self.retries), name)?;
         let thread = shared.start().map_err(|error| broody_os::Error::new("clone", error))?;
@@ -243,7 +247,8 @@ impl Pool {
         self.check_owner()?;
         if lock(&self.shared.schedule).standing == Standing::Open {
             return Err(Error::Invalid {
-                what: "an open pool cannot be joined, since it never ends: call close() or terminate() first".to_owned(),
+                what: "an open pool cannot be joined, since it never ends: call close() or terminate() first"
+                    .to_owned(),
             });
         }
         // Held while waiting, so that whoever comes later waits as well.

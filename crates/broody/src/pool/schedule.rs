@@ -35,7 +35,10 @@ pub(super) enum Standing {
     /// Nothing will be done any more.
     Terminated,
     /// Nothing can be done any more.
-    Broken { attempts: u32, reason: String },
+    Broken {
+        attempts: u32,
+        reason: String,
+    },
 }
 
 /// The queue and the workers of a pool.
@@ -183,7 +186,10 @@ impl Schedule {
         let mut full = Vec::new();
         while let Some(run) = self.queue.front() {
             let paces = &self.paces;
-            let eager = self.slots.iter_mut().filter(|(number, slot)| slot.wants_more(paces) && !full.contains(*number));
+            let eager = self
+                .slots
+                .iter_mut()
+                .filter(|(number, slot)| slot.wants_more(paces) && !full.contains(*number));
             let Some((number, slot)) = eager.min_by_key(|(_, slot)| slot.load()) else { break };
             let fair = self.queued.div_ceil(2 * self.workers);
             let most = self.paces.frame(run.batch.function).min(fair).max(1);
@@ -330,7 +336,7 @@ impl Schedule {
     }
 
     /// The numbers of workers to start now. The caller starts them, and says so with [`settle`](Self::settle).
-    pub(super) fn to_start(&mut self) -> std::ops::Range<u64> {
+    pub(super) fn claim_starts(&mut self) -> std::ops::Range<u64> {
         let missing = self.missing();
         let first = self.next_worker;
         self.next_worker += missing as u64;

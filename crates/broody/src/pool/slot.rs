@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use broody_os::events::EventFd;
-use broody_os::{memory, socket};
 use broody_os::wait::ExitStatus;
+use broody_os::{memory, socket};
 use broody_shm::Corrupt;
 use broody_shm::duplex::{Duplex, Host, LEASES};
 
@@ -82,7 +82,16 @@ impl Slot {
         };
         let process = Process::new(launch.start()?);
         let frames = VecDeque::new();
-        Ok(Self { process, link, payloads, frames, next_frame: 0, corrupt: false, quitting: false, has_sleeper: false })
+        Ok(Self {
+            process,
+            link,
+            payloads,
+            frames,
+            next_frame: 0,
+            corrupt: false,
+            quitting: false,
+            has_sleeper: false,
+        })
     }
 
     /// Whether it has come so far that it takes tasks.
@@ -102,16 +111,22 @@ impl Slot {
 
     /// Whether it should have more work now: always two frames, so that it need not wait for the next one; more if they are short.
     pub(super) fn wants_more(&self, paces: &Paces) -> bool {
-        let ahead = || self.frames.iter().skip(1).map(|leased| {
-            paces.expect(leased.run.batch.function, leased.run.len() - leased.answered)
-        });
+        let ahead = || {
+            self.frames
+                .iter()
+                .skip(1)
+                .map(|leased| paces.expect(leased.run.batch.function, leased.run.len() - leased.answered))
+        };
         // The lease of a frame that is still at work must not be granted again.
-        let lease_is_free =
-            self.frames.front().is_none_or(|oldest| self.next_frame.wrapping_sub(oldest.frame) < FRAMES as u32);
+        let lease_is_free = self
+            .frames
+            .front()
+            .is_none_or(|oldest| self.next_frame.wrapping_sub(oldest.frame) < FRAMES as u32);
         lease_is_free
             && !self.quitting
             && !self.corrupt
-            && (self.frames.len() < 2 || (self.frames.len() < FRAMES && ahead().sum::<std::time::Duration>() < AHEAD))
+            && (self.frames.len() < 2
+                || (self.frames.len() < FRAMES && ahead().sum::<std::time::Duration>() < AHEAD))
     }
 
     /// Gives it at most `most` tasks from the front of `run`.
@@ -172,7 +187,11 @@ impl Slot {
             Ok(Some(mut draft)) => {
                 if let Err(error) = wire::send_payload(&self.payloads, frame, &memory, false) {
                     // A worker that has died is found out by its pidfd.
-                    return if socket::is_gone(&error) { Offer::Full } else { Offer::Unsendable(error.to_string()) };
+                    return if socket::is_gone(&error) {
+                        Offer::Full
+                    } else {
+                        Offer::Unsendable(error.to_string())
+                    };
                 }
                 self.link.duplex.lease(frame).grant(frame, 1);
                 draft.put(&Order::Apart { frame, function: run.batch.function }.header());
@@ -279,7 +298,7 @@ impl Slot {
     }
 
     fn take_one(&mut self, paces: &mut Paces) -> std::result::Result<Option<usize>, Corrupt> {
-        let Some(record) = self.link.incoming.next()? else { return Ok(None) };
+        let Some(record) = self.link.incoming.take_next()? else { return Ok(None) };
         let (report, rest) = Report::parse(record)?;
         let (frame, index, how) = match report {
             Report::Answer { frame, index, how } => (frame, usize::from(index), how),
@@ -359,7 +378,8 @@ impl Slot {
         for leased in std::mem::take(&mut self.frames) {
             let batch = &leased.run.batch;
             let start = leased.run.range.start;
-            let (answered, claimed) = (start + leased.answered, start + self.claimed(&leased).max(leased.answered));
+            let (answered, claimed) =
+                (start + leased.answered, start + self.claimed(&leased).max(leased.answered));
             remains.lost.push(Run { batch: batch.clone(), range: answered..claimed });
             remains.unstarted.push(Run { batch: batch.clone(), range: claimed..leased.run.range.end });
         }
@@ -387,7 +407,9 @@ impl Slot {
     /// Why it ended before it was ready.
     pub(super) fn early_failure(&self, status: ExitStatus) -> String {
         let said = self.process.delivered().and_then(|delivered| match &delivered.outcome {
-            Outcome::Returned => codec::decode::<std::result::Result<(), String>>(delivered.result()).ok()?.err(),
+            Outcome::Returned => {
+                codec::decode::<std::result::Result<(), String>>(delivered.result()).ok()?.err()
+            }
             Outcome::Panicked { message, .. } => Some(message.clone()),
             Outcome::BadArgument(reason) | Outcome::BadResult(reason) => Some(reason.clone()),
         });

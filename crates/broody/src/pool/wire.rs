@@ -182,7 +182,9 @@ pub(super) fn receive_payload(socket: &OwnedFd, frame: u32) -> Result<SealedByte
             let memory = descriptors.pop().ok_or("its memory did not arrive")?;
             SealedBytes::new(&memory).map_err(|error| error.to_string())
         }
-        Ok(Received::Truncated) => Err("this process has no descriptor left for its memory (RLIMIT_NOFILE)".to_owned()),
+        Ok(Received::Truncated) => {
+            Err("this process has no descriptor left for its memory (RLIMIT_NOFILE)".to_owned())
+        }
         Ok(_) => Err("its memory did not arrive".to_owned()),
         Err(error) => Err(error.to_string()),
     }
@@ -197,10 +199,11 @@ mod tests {
         let function = FunctionId::from_bytes([1, 2, 3, 4, 5, 6, 7, 8]);
         let (mut host, memory) = broody_shm::duplex::Host::create("test", 4096).unwrap();
         let mut worker = broody_shm::duplex::Worker::open(&memory).unwrap();
-        let orders = [Order::Frame { frame: 9, function }, Order::Apart { frame: u32::MAX, function }, Order::Quit];
+        let orders =
+            [Order::Frame { frame: 9, function }, Order::Apart { frame: u32::MAX, function }, Order::Quit];
         for order in orders {
             host.outgoing.push(&[&order.header(), b"rest"]).unwrap();
-            let (parsed, rest) = Order::parse(worker.inbox.next().unwrap().unwrap()).unwrap();
+            let (parsed, rest) = Order::parse(worker.inbox.take_next().unwrap().unwrap()).unwrap();
             assert_eq!((parsed, rest.len()), (order, 4));
         }
         let reports = [
@@ -210,12 +213,12 @@ mod tests {
         ];
         for report in reports {
             worker.outbox.push(&[&report.header(), b"rest"]).unwrap();
-            let (parsed, rest) = Report::parse(host.incoming.next().unwrap().unwrap()).unwrap();
+            let (parsed, rest) = Report::parse(host.incoming.take_next().unwrap().unwrap()).unwrap();
             assert_eq!((parsed, rest.len()), (report, 4));
         }
         for rubbish in [&b""[..], b"\x09", b"\x01\x01", b"\x07\x01\x01"] {
             worker.outbox.push(&[rubbish]).unwrap();
-            assert!(Report::parse(host.incoming.next().unwrap().unwrap()).is_err());
+            assert!(Report::parse(host.incoming.take_next().unwrap().unwrap()).is_err());
         }
     }
 }

@@ -32,7 +32,8 @@ pub(super) const DESCRIPTORS: usize = 3;
 
 /// The function of a worker's process. An error reaches the pool as the reason for which it did not get ready.
 pub(super) fn work(_: ()) -> Result<(), String> {
-    let [link, doorbell, payloads] = take_own_descriptors::<DESCRIPTORS>().map_err(|error| error.to_string())?;
+    let [link, doorbell, payloads] =
+        take_own_descriptors::<DESCRIPTORS>().map_err(|error| error.to_string())?;
     let link_ends = duplex::Worker::open(&link).map_err(|error| error.to_string())?;
     drop(link);
     // Ctrl-C is the host's business, which ends its workers.
@@ -49,7 +50,7 @@ pub(super) fn work(_: ()) -> Result<(), String> {
     desk.duplex.set_ready();
     desk.ring();
     loop {
-        match inbox.next().map_err(|error| error.to_string())? {
+        match inbox.take_next().map_err(|error| error.to_string())? {
             Some(record) => {
                 if desk.follow(record).map_err(|error| error.to_string())? == Next::Quit {
                     return Ok(());
@@ -110,7 +111,8 @@ impl Desk {
         let mut tasks: u16 = 0;
         while let Some(index) = self.duplex.lease(frame).claim(frame) {
             let (length, rest) = arguments.split_first_chunk::<4>().ok_or(Corrupt)?;
-            let (argument, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or(Corrupt)?;
+            let (argument, rest) =
+                rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or(Corrupt)?;
             arguments = rest;
             let outcome = self.run(function, argument);
             self.answer(frame, index, outcome)?;

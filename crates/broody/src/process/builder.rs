@@ -95,7 +95,8 @@ impl Builder {
     {
         let _ = function;
         if self.method == StartMethod::Fork {
-            let what = "a fork cannot be prepared: it takes the memory as it is when it starts. Use `fork` then";
+            let what =
+                "a fork cannot be prepared: it takes the memory as it is when it starts. Use `fork` then";
             return Err(Error::Invalid { what: what.to_owned() });
         }
         let argument = codec::encode(&argument).map_err(|reason| Error::Encode {
@@ -114,12 +115,14 @@ impl Builder {
 
     fn checked(self) -> Result<Self> {
         match &self.name {
-            Some(name) if name.is_empty() || name.len() > LONGEST_NAME || name.contains('\0') => Err(Error::Invalid {
-                what: format!(
-                    "a process's name has 1 to {LONGEST_NAME} bytes and no zero byte; this one has {}",
-                    name.len()
-                ),
-            }),
+            Some(name) if name.is_empty() || name.len() > LONGEST_NAME || name.contains('\0') => {
+                Err(Error::Invalid {
+                    what: format!(
+                        "a process's name has 1 to {LONGEST_NAME} bytes and no zero byte; this one has {}",
+                        name.len()
+                    ),
+                })
+            }
             _ => Ok(self),
         }
     }

@@ -52,10 +52,8 @@ where
     fork::flush_c_streams();
     // SAFETY: what the closure may rely on after a fork is its writer's business, as the documentation of this start method
     // says. What this crate does in the child takes no lock of the parent's: its context is new.
-    let forked = unsafe { fork::fork() }.map_err(|error| Error::Start {
-        name: identity.name.clone(),
-        reason: error.to_string(),
-    })?;
+    let forked = unsafe { fork::fork() }
+        .map_err(|error| Error::Start { name: identity.name.clone(), reason: error.to_string() })?;
     drop(stdout);
     match forked {
         Fork::Child => {
@@ -104,7 +102,8 @@ impl Newborn {
         function::record_panics();
         let mut result = Vec::new();
         let outcome = function::catch_panic(|| {
-            codec::encode_into(&function(), &mut result).map_or_else(Outcome::BadResult, |()| Outcome::Returned)
+            codec::encode_into(&function(), &mut result)
+                .map_or_else(Outcome::BadResult, |()| Outcome::Returned)
         });
         child::finish(channel, outcome.unwrap_or_else(|panicked| panicked), &result)
     }

@@ -54,7 +54,9 @@ impl Launch<'_> {
             let _ = link.request(&Request::Cancel { number }, &[], []);
             Err(error)
         };
-        self.await_start(identity, channel, &link).or_else(cancel).map(|birth| Shared::register(birth, number))
+        self.await_start(identity, channel, &link)
+            .or_else(cancel)
+            .map(|birth| Shared::register(birth, number))
     }
 
     /// Sends the request. Gives the channel that the answer comes on.
@@ -98,7 +100,10 @@ impl Launch<'_> {
             match protocol::receive::<Notice>(&channel, false)? {
                 Arrived::Message(mut message) => match message.header {
                     Notice::Started { pid } => {
-                        let pidfd = message.descriptors.pop().ok_or_else(|| failed("it came without a handle".into()))?;
+                        let pidfd = message
+                            .descriptors
+                            .pop()
+                            .ok_or_else(|| failed("it came without a handle".into()))?;
                         return Ok(Birth {
                             name: identity.name,
                             pid,

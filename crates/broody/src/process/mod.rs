@@ -1,6 +1,6 @@
 //! Processes: starting them, and handles on them.
 //!
-//! [`spawn`](crate::spawn) and [`Process::builder`] start a function in a new process and give a [`Child`], whose
+//! [`spawn`] and [`Process::builder`] start a function in a new process and give a [`Child`], whose
 //! [`join`](Child::join) gives the function's result, or why there is none.
 
 mod builder;
@@ -11,7 +11,9 @@ mod launch;
 mod shared;
 
 pub use builder::{Builder, Prepared};
-pub use current::{CurrentProcess, ParentProcess, active_children, cpu_count, current_process, parent_process};
+pub use current::{
+    CurrentProcess, ParentProcess, active_children, cpu_count, current_process, parent_process,
+};
 pub use handle::{Child, Process};
 
 pub(crate) use current::take_own_descriptors;

@@ -115,7 +115,9 @@ impl Shared {
             progress: Mutex::new(progress),
         });
         lock(&context.children).insert(shared.number, shared.clone());
-        if method == StartMethod::Fork && let Some(reaper) = context.reaper() {
+        if method == StartMethod::Fork
+            && let Some(reaper) = context.reaper()
+        {
             reaper.watch(&shared);
         }
         shared
@@ -303,7 +305,8 @@ impl Shared {
         self.check_owner()?;
         if !self.settle() {
             // A forked child belongs to whichever supervisor this process has now.
-            let link = if self.method == StartMethod::Fork { &Context::current().link()? } else { &self.link };
+            let link =
+                if self.method == StartMethod::Fork { &Context::current().link()? } else { &self.link };
             link.request(&Request::Detach { pid: self.pid }, &[], [])?;
             lock(&self.progress).detached = true;
             lock(&Context::current().children).remove(&self.number);

@@ -73,7 +73,8 @@ pub(crate) fn wait(inherited: &Inherited, socket: OwnedFd) -> ! {
         Some(socket) => protocol::receive::<Request>(socket, true),
         None => Ok(Arrived::Closed),
     });
-    let Ok(Arrived::Message(Message { header: Request::Start(start), raw, mut descriptors, .. })) = asked else {
+    let Ok(Arrived::Message(Message { header: Request::Start(start), raw, mut descriptors, .. })) = asked
+    else {
         // It is not needed after all.
         fork::exit_now(0)
     };
@@ -81,7 +82,6 @@ pub(crate) fn wait(inherited: &Inherited, socket: OwnedFd) -> ! {
         fork::exit_now(NOT_STARTED);
     }
     let channel = descriptors.remove(0);
-    inherited.restore_name();
     go_on(inherited, start, raw, channel, descriptors)
 }
 
@@ -102,6 +102,7 @@ fn go_on(
     channel: OwnedFd,
     descriptors: Vec<OwnedFd>,
 ) -> ! {
+    inherited.restore_name();
     let spare = fork::duplicate(&channel);
     match become_child(inherited, start, argument, channel, descriptors) {
         Ok((start, argument, channel, own)) => {
@@ -142,7 +143,8 @@ fn become_child(
     channel: OwnedFd,
     descriptors: Vec<OwnedFd>,
 ) -> broody_os::Result<Ready> {
-    let missing = || broody_os::Error::new("recvmsg", std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
+    let missing =
+        || broody_os::Error::new("recvmsg", std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
     let mut descriptors = descriptors.into_iter();
     let mut next = || descriptors.next().ok_or_else(missing);
     let argument = match start.argument_apart {
@@ -205,7 +207,9 @@ fn exec() -> broody_os::Error {
     // SAFETY: the request socket is at its number in every child, and this process has no other owner for it.
     #[allow(unsafe_code)]
     let requests = unsafe { fork::inherited(REQUESTS) };
-    if let Err(error) = requests.and_then(|requests| fork::keep_over_exec(&requests).map(|()| std::mem::forget(requests))) {
+    if let Err(error) =
+        requests.and_then(|requests| fork::keep_over_exec(&requests).map(|()| std::mem::forget(requests)))
+    {
         return error;
     }
     let arguments: Vec<_> = std::env::args_os().collect();

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -84,7 +84,13 @@ impl Link {
         let (requests, theirs) = socket::pair()?;
         socket::pass_credentials(theirs.as_fd())?;
         socket::limit_sending(requests.as_fd(), PATIENCE)?;
-        protocol::send(&requests, &Request::Hello, program_name().as_bytes(), &[ours.as_fd(), requests.as_fd()], true)?;
+        protocol::send(
+            &requests,
+            &Request::Hello,
+            program_name().as_bytes(),
+            &[ours.as_fd(), requests.as_fd()],
+            true,
+        )?;
 
         let executable = boot::executable();
         let failed = |reason: String| Error::SupervisorStart { executable: executable.clone(), reason };
@@ -116,9 +122,9 @@ impl Link {
         }
     }
 
-    fn welcome(requests: &OwnedFd, executable: &PathBuf) -> Result<(Pid, PidFd)> {
+    fn welcome(requests: &OwnedFd, executable: &Path) -> Result<(Pid, PidFd)> {
         let failed = |reason: &str| Error::SupervisorStart {
-            executable: executable.clone(),
+            executable: executable.to_owned(),
             reason: format!("{reason}. Its main must begin with broody::init(), like this program's"),
         };
         let [arrived] = events::poll(&[requests.as_fd()], Some(Instant::now() + PATIENCE))?;
@@ -180,7 +186,10 @@ impl Link {
         if !self.is_lost() && self.pidfd().is_ok_and(|pidfd| pidfd.has_ended().unwrap_or(false)) {
             self.lost.store(true, Ordering::Relaxed);
         }
-        if self.is_lost() && self.owner == fork::pid() && let Some(pidfd) = self.pidfd.get() {
+        if self.is_lost()
+            && self.owner == fork::pid()
+            && let Some(pidfd) = self.pidfd.get()
+        {
             // Reaped before, by the other thread that looked or by the host's own code: as good.
             let _ = wait::reap_pidfd(pidfd.as_fd());
         }

@@ -196,7 +196,9 @@ fn receive_into<T: DeserializeOwned>(
             return Ok(Arrived::Spoiled("its descriptors found no room (RLIMIT_NOFILE), or it was too long"));
         }
     };
-    let Some((header, raw)) = split(&buffer[..length]) else { return Ok(Arrived::Spoiled("it has no header")) };
+    let Some((header, raw)) = split(&buffer[..length]) else {
+        return Ok(Arrived::Spoiled("it has no header"));
+    };
     match crate::codec::decode(header) {
         Ok(header) => Ok(Arrived::Message(Message { header, raw: raw.to_vec(), descriptors, sender })),
         Err(_) => Ok(Arrived::Spoiled("its header cannot be decoded")),

@@ -13,8 +13,8 @@ use broody_os::wait::{self, Reaped};
 use broody_os::{Pid, environment, image, limits, proc, socket};
 
 use super::child;
-use super::spare::Spares;
 use super::protocol::{self, Arrived, Message, Notice, Request, Start, Welcome};
+use super::spare::Spares;
 
 /// Where the supervisor keeps the sending end of the request socket, and where every child finds it.
 pub(crate) const REQUESTS: i32 = 3;
@@ -62,14 +62,13 @@ pub(crate) struct Inherited {
 }
 
 impl Inherited {
-    /// For a forked child: its name and its signals as a fresh process of the host would have them.
+    /// For a forked child: signals as a fresh process of the host would have them.
     ///
     /// A signal that was sent to the child before this comes now: the supervisor forks with every signal blocked.
     pub(crate) fn restore(&self) {
         signals::set_disposition(signals::SIGCHLD, Disposition::Default);
         // Rust programs ignore SIGPIPE, and get EPIPE; a program that begins before main has not come so far.
         signals::set_disposition(signals::SIGPIPE, Disposition::Ignore);
-        self.restore_name();
         SignalSet::empty().block_exactly();
     }
 
@@ -130,7 +129,8 @@ impl Server {
                 environment::silence_stream(stream)?;
             }
         }
-        let refused = || broody_os::Error::new("recvmsg", std::io::Error::from(std::io::ErrorKind::InvalidData));
+        let refused =
+            || broody_os::Error::new("recvmsg", std::io::Error::from(std::io::ErrorKind::InvalidData));
         let Arrived::Message(Message { header: Request::Hello, raw: name, descriptors, sender: Some(host) }) =
             protocol::receive::<Request>(&requests, true)?
         else {
@@ -159,7 +159,11 @@ impl Server {
             host_gone: false,
             ends,
             epoll,
-            inherited: Inherited { supervisor: me, name: String::from_utf8_lossy(&name).into_owned(), descriptors: limit },
+            inherited: Inherited {
+                supervisor: me,
+                name: String::from_utf8_lossy(&name).into_owned(),
+                descriptors: limit,
+            },
             children: BTreeMap::new(),
             adopted: BTreeMap::new(),
             spares: Spares::default(),
@@ -240,7 +244,8 @@ impl Server {
             return;
         }
         self.spares.note_start();
-        let all: Vec<_> = [channel.as_fd()].into_iter().chain(descriptors.as_slice().iter().map(AsFd::as_fd)).collect();
+        let all: Vec<_> =
+            [channel.as_fd()].into_iter().chain(descriptors.as_slice().iter().map(AsFd::as_fd)).collect();
         let (pid, pidfd) = match self.spares.hand_over(&start, &argument, &all) {
             Some((pid, pidfd)) => (pid, Ok(pidfd)),
             None => {
@@ -248,7 +253,9 @@ impl Server {
                 #[allow(unsafe_code)]
                 let forked = unsafe { fork::fork() };
                 match forked {
-                    Ok(Fork::Child) => child::begin(&self.inherited, start, argument, channel, descriptors.collect()),
+                    Ok(Fork::Child) => {
+                        child::begin(&self.inherited, start, argument, channel, descriptors.collect())
+                    }
                     // Its pid is its own until we reap it.
                     Ok(Fork::Parent(pid)) => (pid, PidFd::open(pid)),
                     Err(error) => return tell(&channel, &Notice::Failed(error.to_string())),
@@ -257,8 +264,7 @@ impl Server {
         };
         match pidfd {
             Ok(pidfd) => {
-                let told =
-                    protocol::send(&channel, &Notice::Started { pid }, &[], &[pidfd.as_fd()], false);
+                let told = protocol::send(&channel, &Notice::Started { pid }, &[], &[pidfd.as_fd()], false);
                 if told.is_err_and(|error| socket::is_gone(&error)) {
                     let _ = fork::kill_child(pid, signals::SIGKILL);
                 }

@@ -13,9 +13,9 @@ use broody_os::fork::{self, Fork};
 use broody_os::pidfd::PidFd;
 use broody_os::{Pid, socket};
 
+use super::child;
 use super::protocol::{self, Request, Start};
 use super::server::Inherited;
-use super::child;
 
 /// Starts that are no further apart than this come one upon another.
 const BUSY: Duration = Duration::from_millis(10);
