@@ -38,4 +38,5 @@ fn main() {
         tasks::run(&mut table);
     }
     table.print();
+    println!("\nWhat bounds `start + join`: [decision 003](decisions/003-spare-children.md).");
 }
