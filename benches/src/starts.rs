@@ -27,23 +27,22 @@ fn start_and_join(method: StartMethod) {
     Process::builder().start_method(method).spawn(nothing, ()).unwrap().join().unwrap();
 }
 
-struct Round {
+/// A raw fork and what is compared with it.
+struct Pair {
     raw: Times,
-    forkserver: Times,
-    fork: Times,
+    ours: Times,
 }
 
-/// In turns of some dozens, so that a load on the machine hits all alike. Not one by one: after a fork of this process its memory
+/// In turns of some dozens, so that a load on the machine hits both alike. Not one by one: after a fork of this process its memory
 /// is write-protected, and whatever comes next pays for that.
-fn in_turns(turns: usize) -> Round {
-    let mut round = Round { raw: Times::default(), forkserver: Times::default(), fork: Times::default() };
-    start_and_join(StartMethod::Forkserver);
+fn in_turns(method: StartMethod, turns: usize) -> Pair {
+    let mut pair = Pair { raw: Times::default(), ours: Times::default() };
+    start_and_join(method);
     for _ in 0..turns {
-        repeat(&mut round.raw, raw);
-        repeat(&mut round.forkserver, || start_and_join(StartMethod::Forkserver));
-        repeat(&mut round.fork, || start_and_join(StartMethod::Fork));
+        repeat(&mut pair.raw, raw);
+        repeat(&mut pair.ours, || start_and_join(method));
     }
-    round
+    pair
 }
 
 fn repeat(times: &mut Times, mut act: impl FnMut()) {
@@ -51,7 +50,8 @@ fn repeat(times: &mut Times, mut act: impl FnMut()) {
 }
 
 pub fn run(table: &mut Table) {
-    let small = in_turns(25);
+    let small = in_turns(StartMethod::Forkserver, 25);
+    let fork = in_turns(StartMethod::Fork, 25);
     let mut exec = Times::default();
     let mut spawn = Times::default();
     for _ in 0..200 {
@@ -59,31 +59,26 @@ pub fn run(table: &mut Table) {
         spawn.time(|| start_and_join(StartMethod::Spawn));
     }
     let gibibyte = vec![1u8; 1 << 30];
-    let large = in_turns(3);
+    let large = in_turns(StartMethod::Forkserver, 3);
     drop(std::hint::black_box(gibibyte));
 
-    let (raw, forkserver) = (small.raw.median(), small.forkserver.median());
+    let (raw, ours) = (small.raw.median(), small.ours.median());
     table.row(
         "start + join, `forkserver`, median",
-        format!("{forkserver:.0} us, **{:.2} x raw**", forkserver / raw),
+        format!("{ours:.0} us, **{:.2} x raw**", ours / raw),
         format!("raw fork+_exit+waitid: {raw:.0} us"),
         "at most 1.5 x raw",
     );
     table.row(
         "the same with 1 GiB touched in the host",
-        format!(
-            "{:.0} us, **{:.2} x of without**",
-            large.forkserver.median(),
-            large.forkserver.median() / forkserver
-        ),
+        format!("{:.0} us, **{:.2} x of without**", large.ours.median(), large.ours.median() / ours),
         format!("raw: {:.0} us, {:.1} x of without", large.raw.median(), large.raw.median() / raw),
         "at most 1.2 x of without",
     );
-    let fork = small.fork.median();
     table.row(
         "start + join, `fork`, median",
-        format!("{fork:.0} us, {:.2} x raw", fork / raw),
-        format!("raw: {raw:.0} us"),
+        format!("{:.0} us, {:.2} x raw", fork.ours.median(), fork.ours.median() / fork.raw.median()),
+        format!("raw: {:.0} us", fork.raw.median()),
         "",
     );
     table.row(

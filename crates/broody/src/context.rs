@@ -178,6 +178,13 @@ impl Context {
         }
     }
 
+    /// Forgets children that have ended and that nobody holds, if their ends have been reported by now.
+    pub(crate) fn sweep(&self) {
+        if let Some(Some(reaper)) = self.reaper.get() {
+            reaper.sweep();
+        }
+    }
+
     /// The thread that reaps direct children; `None` if it cannot be had.
     pub(crate) fn reaper(&self) -> Option<&Reaper> {
         self.reaper.get_or_init(|| Reaper::start().ok()).as_ref()

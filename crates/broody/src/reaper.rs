@@ -5,15 +5,18 @@
 //! on their pidfds, never by `waitpid(-1)`: other children belong to the host program. It has every signal blocked, so that the
 //! host's handlers never run on it.
 //!
-//! It also watches children whose last handle was dropped, to let go of their descriptors when they end.
+//! It also looks after children whose last handle was dropped, to let go of their descriptors when their end is reported. For those that
+//! have ended, which is what a joined child has, that is a matter of microseconds: they are put aside, for the next start to look after
+//! or, if there is none within [`PAUSE`], for the thread. It is not woken for each.
 //!
 //! After a fork the child has no such thread; its own context starts one when it needs it.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use broody_os::events::{Epoll, Trigger};
+use broody_os::events::{Epoll, EventFd, Trigger};
 use broody_os::{fork, signals};
 
 use crate::context::{Context, lock};
@@ -28,7 +31,23 @@ pub(crate) struct Reaper {
 struct State {
     epoll: Epoll,
     watched: Mutex<BTreeMap<u64, Watched>>,
+    departed: Mutex<Departed>,
+    /// Tells the thread that there is somebody to look after.
+    bell: EventFd,
 }
+
+/// Children that have ended and that nobody holds.
+#[derive(Default)]
+struct Departed {
+    unreported: Vec<Arc<Shared>>,
+    /// The thread looks after them every [`PAUSE`].
+    attended: bool,
+}
+
+/// How long children that have ended are left to the next start.
+const PAUSE: Duration = Duration::from_millis(50);
+
+const TOKEN_BELL: u64 = 0;
 
 #[derive(Clone)]
 enum Watched {
@@ -40,7 +59,9 @@ impl Reaper {
     /// Starts the thread.
     pub(crate) fn start() -> std::io::Result<Self> {
         let epoll = Epoll::new().map_err(|error| error.source)?;
-        let state = Arc::new(State { epoll, watched: Mutex::default() });
+        let bell = EventFd::new().map_err(|error| error.source)?;
+        epoll.add(&bell, TOKEN_BELL, Trigger::Edge).map_err(|error| error.source)?;
+        let state = Arc::new(State { epoll, watched: Mutex::default(), departed: Mutex::default(), bell });
         let theirs = state.clone();
         signals::with_all_blocked(|| {
             std::thread::Builder::new().name("broody-reaper".to_owned()).stack_size(256 * 1024).spawn(
@@ -62,6 +83,20 @@ impl Reaper {
         }
     }
 
+    /// Looks after `child`, which has ended, until that is reported.
+    pub(crate) fn await_report(&self, child: &Arc<Shared>) {
+        let mut departed = lock(&self.state.departed);
+        departed.unreported.push(child.clone());
+        if !std::mem::replace(&mut departed.attended, true) {
+            self.state.bell.signal();
+        }
+    }
+
+    /// Lets go of those whose end has been reported.
+    pub(crate) fn sweep(&self) {
+        self.state.sweep();
+    }
+
     /// Looks after `child` until it has ended. Does nothing for one that is being watched.
     pub(crate) fn watch(&self, child: &Arc<Shared>) {
         self.state.watch(child.number(), Watched::Child(child.clone()), child.wake_descriptor());
@@ -77,12 +112,27 @@ impl State {
         }
     }
 
+    /// Whether somebody is left.
+    fn sweep(&self) -> bool {
+        let mut departed = lock(&self.departed);
+        departed.unreported.retain(|child| !child.settle());
+        !departed.unreported.is_empty()
+    }
+
     fn work(&self) {
         let mut ready = Vec::with_capacity(64);
+        let mut limit = None;
         loop {
             // It fails only for a broken epoll descriptor, which somebody closed under us: nothing is left to watch.
-            if self.epoll.wait(&mut ready, None).is_err() {
+            if self.epoll.wait(&mut ready, limit).is_err() {
                 return;
+            }
+            if limit.is_some() && ready.is_empty() && !self.sweep() {
+                let mut departed = lock(&self.departed);
+                departed.attended = !departed.unreported.is_empty();
+                limit = departed.attended.then_some(PAUSE);
+            } else if lock(&self.departed).attended {
+                limit = Some(PAUSE);
             }
             for token in ready.drain(..) {
                 let Some(watched) = lock(&self.watched).get(&token).cloned() else { continue };

@@ -112,7 +112,7 @@ impl ParentProcess {
 /// The children of this process that have not ended, oldest first, without those that were detached.
 pub fn active_children() -> Vec<Process> {
     let children: Vec<Arc<Shared>> = lock(&Context::current().children).values().cloned().collect();
-    children.into_iter().filter(|child| !child.settle()).map(Process::new).collect()
+    children.into_iter().filter(|child| !child.has_ended()).map(Process::new).collect()
 }
 
 /// How many CPUs this process may use: those of its affinity mask (sched_getaffinity(2)), or fewer where a cgroup has a

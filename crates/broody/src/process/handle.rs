@@ -74,7 +74,7 @@ impl Process {
 
     /// Whether it has not ended yet.
     pub fn is_alive(&self) -> bool {
-        !self.shared().settle()
+        !self.shared().has_ended()
     }
 
     /// Waits until it has ended, without asking for its function's result. From any thread, any number of times.
@@ -165,16 +165,16 @@ impl Process {
         self.shared().pidfd().as_fd()
     }
 
-    /// What it is doing now; `None` when it has ended and was reaped.
+    /// What it is doing now; `None` when it has ended.
     ///
     /// To tell running from ready takes up to 10 ms of looking, the other states none.
     pub fn state(&self) -> Option<State> {
-        if self.shared().settle() {
+        if self.shared().has_ended() {
             return None;
         }
         let state = proc::state(self.pid());
         // Had it ended, and been reaped, in between, the number might have meant another process.
-        match self.shared().settle() {
+        match self.shared().has_ended() {
             true => None,
             false => state,
         }
@@ -250,7 +250,7 @@ impl<R: DeserializeOwned> Child<R> {
     /// [`Decode`](Error::Decode) for values that do not cross, [`SupervisorLost`](Error::SupervisorLost) if the program's
     /// supervisor was killed, [`WrongProcess`](Error::WrongProcess) in a fork of the process that started it.
     pub fn join(&self) -> Result<R> {
-        self.process.shared().wait(None)?;
+        self.process.shared().wait_for_result(None)?;
         self.outcome()
     }
 
@@ -259,7 +259,7 @@ impl<R: DeserializeOwned> Child<R> {
     /// # Errors
     /// As [`join`](Self::join).
     pub fn join_timeout(&self, limit: Duration) -> Result<Option<R>> {
-        if !self.process.shared().wait(deadline(limit))? {
+        if !self.process.shared().wait_for_result(deadline(limit))? {
             return Ok(None);
         }
         self.outcome().map(Some)

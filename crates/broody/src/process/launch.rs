@@ -35,6 +35,7 @@ impl Launch<'_> {
     /// Starts the process.
     pub(crate) fn start(&self) -> Result<Arc<Shared>> {
         let context = Context::current();
+        context.sweep();
         let number = context.next_number();
         let identity = identity(context, self.name, self.daemon, self.method, number);
         let argument = protocol::apart("broody-argument", self.argument)?;

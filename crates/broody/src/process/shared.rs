@@ -240,11 +240,24 @@ impl Shared {
         (seen.elapsed() > REPORT).then_some(End::Exited(ExitStatus::Unknown, None))
     }
 
-    /// Waits for the end, at most until `deadline`. Whether it has come.
+    /// Waits for the end and the report of it, at most until `deadline`. Whether it has come.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> Result<bool> {
+        self.wait_until(deadline, |_| Ok(false))
+    }
+
+    /// Waits for the end, at most until `deadline`. Whether it has come. Where the result of its function is there, the report of the
+    /// end is not waited for: that takes the supervisor's turn.
+    pub(crate) fn wait_for_result(&self, deadline: Option<Instant>) -> Result<bool> {
+        self.wait_until(deadline, |shared| {
+            let delivered = lock(&shared.progress).outcome.is_some();
+            Ok(delivered && shared.method != StartMethod::Fork && shared.pidfd.has_ended()?)
+        })
+    }
+
+    fn wait_until(&self, deadline: Option<Instant>, enough: impl Fn(&Self) -> Result<bool>) -> Result<bool> {
         self.check_owner()?;
         loop {
-            if self.settle() {
+            if self.settle() || enough(self)? {
                 return Ok(true);
             }
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
@@ -271,18 +284,29 @@ impl Shared {
             self.link.check();
             return Ok(());
         }
-        let [news, lost] = events::poll(&[self.channel.as_fd(), supervisor], until)?;
+        // First for its end; then for the report of it, which the supervisor sends after.
+        let has_ended = lock(&self.progress).ended_unreported.is_some();
+        let awaited = if has_ended { self.channel.as_fd() } else { self.pidfd.as_fd() };
+        let [news, lost] = events::poll(&[awaited, supervisor], until)?;
         if lost {
             self.link.check();
-        } else if !news && self.pidfd.has_ended()? {
-            lock(&self.progress).ended_unreported.get_or_insert_with(Instant::now);
+        } else if news && !has_ended {
+            lock(&self.progress).ended_unreported = Some(Instant::now());
         }
         Ok(())
     }
 
+    /// Whether the process has ended, reported or not.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.settle() || (self.is_owned_here() && self.pidfd.has_ended().unwrap_or(false))
+    }
+
     /// How it ended, if it has.
     pub(crate) fn end(&self) -> Option<End> {
-        self.settle();
+        if self.has_ended() {
+            // The report is on its way, if it is not here.
+            let _ = self.wait(Some(Instant::now() + 2 * REPORT));
+        }
         lock(&self.progress).end
     }
 
@@ -316,11 +340,12 @@ impl Shared {
 
     /// The last handle is gone: nobody will ask any more.
     pub(crate) fn abandoned(self: &Arc<Self>) {
-        if self.is_owned_here() && !self.settle() && !lock(&self.progress).detached {
-            // Its entry goes when it ends, and with it the descriptors.
-            if let Some(reaper) = Context::current().reaper() {
-                reaper.watch(self);
-            }
+        if !self.is_owned_here() || self.settle() || lock(&self.progress).detached {
+            return;
+        }
+        // Its entry goes when its end is reported, and with it the descriptors.
+        if let Some(reaper) = Context::current().reaper() {
+            if self.has_ended() { reaper.await_report(self) } else { reaper.watch(self) }
         }
     }
 }
