@@ -1,7 +1,7 @@
 //! What a child takes over from the process that asks for it: working directory, environment and standard streams.
 
 use std::ffi::{CString, OsStr, OsString};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
@@ -18,6 +18,16 @@ pub fn descriptor_identity(raw: RawFd) -> Option<FileIdentity> {
     unsafe {
         let mut stat: libc::stat = std::mem::zeroed();
         (libc::fstat(raw, &raw mut stat) == 0).then_some((stat.st_dev, stat.st_ino))
+    }
+}
+
+/// A copy of the standard stream `number` (1 or 2), close-on-exec; an error if it is closed.
+pub fn duplicate_stream(number: RawFd) -> Result<OwnedFd> {
+    // SAFETY: F_DUPFD takes any number, open or not.
+    match unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) } {
+        -1 => Err(Error::last("fcntl(F_DUPFD_CLOEXEC)")),
+        // SAFETY: the kernel just made it for us.
+        raw => Ok(unsafe { OwnedFd::from_raw_fd(raw) }),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! See fork(2), pthread_atfork(3), PR_SET_PDEATHSIG(2const), PR_SET_CHILD_SUBREAPER(2const), close_range(2).
 
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use rustix::process::Signal;
 
@@ -83,9 +83,13 @@ pub fn become_subreaper() -> Result<()> {
 
 /// Names the calling thread, as ps and top show it; the kernel keeps the first 15 bytes.
 pub fn set_thread_name(name: &str) {
-    if let Ok(name) = std::ffi::CString::new(name.replace('\0', " ")) {
+    let mut bytes = [0; 16];
+    for (place, byte) in bytes[..15].iter_mut().zip(name.bytes().take_while(|byte| *byte != 0)) {
+        *place = byte;
+    }
+    if let Ok(name) = std::ffi::CStr::from_bytes_until_nul(&bytes) {
         // A name is a courtesy: a failure has no consequence.
-        let _ = rustix::thread::set_name(&name);
+        let _ = rustix::thread::set_name(name);
     }
 }
 
@@ -117,14 +121,12 @@ pub unsafe fn keep_only(first: RawFd, keep: Vec<OwnedFd>, inheritable: bool) -> 
     // Those that sit where another one goes move out of the way first.
     let mut sources = Vec::with_capacity(keep.len());
     for fd in keep {
-        let mut raw = fd.into_raw_fd();
-        if (first..end).contains(&raw) {
-            // SAFETY: F_DUPFD takes an open descriptor and a lowest number.
-            raw = unsafe { libc::fcntl(raw, libc::F_DUPFD_CLOEXEC, end) };
-            if raw < 0 {
-                return Err(Error::last("fcntl(F_DUPFD_CLOEXEC)"));
-            }
-        }
+        let raw = match (first..end).contains(&fd.as_raw_fd()) {
+            true => duplicate_above(&fd, end)?.into_raw_fd(),
+            false => fd.as_raw_fd(),
+        };
+        // Not closed here: its number may be another one's place by then, or is closed with all others below.
+        std::mem::forget(fd);
         sources.push(raw);
     }
     let mut kept = Vec::with_capacity(sources.len());
@@ -158,12 +160,11 @@ fn close_from(first: RawFd) {
 /// # Safety
 /// Nothing else in this process may own `raw`.
 pub unsafe fn inherited(raw: RawFd) -> Result<OwnedFd> {
-    // SAFETY: F_SETFD changes one flag of the descriptor, if it is open.
-    if unsafe { libc::fcntl(raw, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
-        return Err(Error::last("fcntl(F_SETFD)"));
-    }
-    // SAFETY: it is open, and the caller says that it is ours.
-    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+    // SAFETY: a number that is not open makes the call fail; only after it is this an owner.
+    let fd = unsafe { std::mem::ManuallyDrop::new(OwnedFd::from_raw_fd(raw)) };
+    rustix::io::fcntl_setfd(&*fd, rustix::io::FdFlags::CLOEXEC)
+        .map_err(|error| Error::new("fcntl(F_SETFD)", error))?;
+    Ok(std::mem::ManuallyDrop::into_inner(fd))
 }
 
 /// Lets exec leave `fd` open.
@@ -179,11 +180,10 @@ pub fn flush_c_streams() {
 }
 
 /// Duplicates `fd`, close-on-exec, to a number above the standard streams.
-pub fn duplicate(fd: &impl AsRawFd) -> Result<OwnedFd> {
-    // SAFETY: the descriptor is open while `fd` is borrowed.
-    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) } {
-        -1 => Err(Error::last("fcntl(F_DUPFD_CLOEXEC)")),
-        // SAFETY: the kernel just made it for us.
-        raw => Ok(unsafe { OwnedFd::from_raw_fd(raw) }),
-    }
+pub fn duplicate(fd: impl AsFd) -> Result<OwnedFd> {
+    duplicate_above(fd, 3)
+}
+
+fn duplicate_above(fd: impl AsFd, lowest: RawFd) -> Result<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(fd, lowest).map_err(|error| Error::new("fcntl(F_DUPFD_CLOEXEC)", error))
 }

@@ -130,6 +130,9 @@ fn run_functions(context: &Context, lowest: i32) {
 /// Terminates the daemons, joins the others.
 fn end_children(context: &Context) {
     let children: Vec<Arc<Shared>> = lock(&context.children).values().cloned().collect();
+    if children.is_empty() {
+        return;
+    }
     let (daemons, others): (Vec<_>, Vec<_>) = children.into_iter().partition(|child| child.daemon());
     for daemon in &daemons {
         let _ = daemon.signal(broody_os::signals::SIGTERM);

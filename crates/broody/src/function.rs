@@ -32,7 +32,12 @@ pub(crate) enum Outcome {
 
 impl Outcome {
     /// With no text longer than `most` bytes: a message has its limits, and a stack may have none.
+    #[inline]
     pub(crate) fn shortened(self, most: usize) -> Self {
+        if matches!(self, Outcome::Returned) { self } else { self.cut(most) }
+    }
+
+    fn cut(self, most: usize) -> Self {
         let cut = |mut text: String| {
             if text.len() > most {
                 text.truncate(text.floor_char_boundary(most));
@@ -41,7 +46,7 @@ impl Outcome {
             text
         };
         match self {
-            Outcome::Returned => Outcome::Returned,
+            Outcome::Returned => self,
             Outcome::Panicked { message, backtrace } => {
                 Outcome::Panicked { message: cut(message), backtrace: cut(backtrace) }
             }

@@ -215,7 +215,7 @@ impl Link {
             *stream = match (&self.baseline, identity) {
                 (Some(baseline), _) if baseline.streams[index] == identity => continue,
                 (_, None) => (Stream::Closed, None),
-                (_, Some(_)) => (Stream::Passed, Some(fork::duplicate(&number)?)),
+                (_, Some(_)) => (Stream::Passed, Some(environment::duplicate_stream(number)?)),
             };
         }
         Ok(Differences { variables, directory, streams })

@@ -66,9 +66,6 @@ impl Inherited {
     ///
     /// A signal that was sent to the child before this comes now: the supervisor forks with every signal blocked.
     pub(crate) fn restore(&self) {
-        signals::set_disposition(signals::SIGCHLD, Disposition::Default);
-        // Rust programs ignore SIGPIPE, and get EPIPE; a program that begins before main has not come so far.
-        signals::set_disposition(signals::SIGPIPE, Disposition::Ignore);
         SignalSet::empty().block_exactly();
     }
 
@@ -117,6 +114,8 @@ impl Server {
         // from a descriptor.
         SignalSet::all().block_exactly();
         signals::set_disposition(signals::SIGCHLD, Disposition::Default);
+        // Children inherit this: Rust programs ignore it, and get EPIPE. A program that begins before main has not come so far.
+        signals::set_disposition(signals::SIGPIPE, Disposition::Ignore);
         fork::set_thread_name("broody-super");
         child::warm_up();
         fork::become_subreaper()?;
