@@ -121,7 +121,7 @@ impl Server {
         fork::become_subreaper()?;
 
         let threads = proc::thread_count();
-        let requests = fork::duplicate(&std::io::stdin())?;
+        let requests = fork::duplicate(std::io::stdin())?;
         environment::silence_stream(0)?;
         for stream in [1, 2] {
             if environment::descriptor_identity(stream).is_none() {
