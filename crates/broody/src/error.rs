@@ -9,7 +9,9 @@ use broody_os::wait::ExitStatus;
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// What went wrong.
-#[derive(Debug, thiserror::Error)]
+///
+/// `Debug` shows what `Display` does, and a panic's stack in addition: it is what a main that returns an error prints.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A process was to be started, and main has not called [`init`](crate::init).
@@ -201,4 +203,32 @@ pub enum Error {
     /// The kernel refused something.
     #[error(transparent)]
     Os(#[from] broody_os::Error),
+}
+
+impl std::fmt::Debug for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")?;
+        match self {
+            Error::Panicked { backtrace, .. } => write!(f, "\n{backtrace}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_main_prints_says_what_to_do_and_shows_a_panics_stack() {
+        assert!(format!("{:?}", Error::NotInitialized).contains("call broody::init()"));
+        let panicked = Error::Panicked {
+            function: "f".to_owned(),
+            pid: 7,
+            message: "no".to_owned(),
+            backtrace: "0: f".to_owned(),
+        };
+        assert_eq!(format!("{panicked:?}"), "f panicked in process 7: no\n0: f");
+        assert_eq!(panicked.to_string(), "f panicked in process 7: no");
+    }
 }
