@@ -16,5 +16,10 @@ fn a_pool_survives_its_supervisor() {
 
 #[test]
 fn signals_to_the_whole_program_do_not_end_the_supervisor() {
-    check(HOST, &["supervisor-stopped-by-terminal"]);
+    check(HOST, &["supervisor-signalled"]);
+}
+
+#[test]
+fn a_stopped_supervisor_leaves_a_zombie_that_is_called_one_and_reaps_it_later() {
+    check(HOST, &["supervisor-stopped"]);
 }

@@ -1,6 +1,6 @@
 //! The supervisor dies, or is sent what a terminal sends.
 
-use broody::{Error, ExitStatus, Pool, Process, StartMethod};
+use broody::{Error, ExitStatus, Pool, Process, StartMethod, State};
 use broody_os::{fork, signals};
 use broody_tests::{Identity, eventually};
 
@@ -71,4 +71,21 @@ pub fn shrugs_at_signals() {
     assert!(child.is_alive());
     assert_eq!(broody_tests::supervisor().unwrap(), supervisor);
     child.kill().unwrap();
+}
+
+/// Nobody reaps while it is stopped: a child that has ended is a zombie, and is said to be one.
+pub fn is_stopped() {
+    let child = broody::spawn(idle, ()).unwrap();
+    let supervisor = broody_tests::supervisor().unwrap();
+    fork::kill_child(supervisor, signals::SIGSTOP).unwrap();
+    child.kill().unwrap();
+    eventually("it is a zombie", || child.state() == Some(State::Zombie));
+    assert!(!child.is_alive());
+    assert!(
+        child.join_timeout(std::time::Duration::from_millis(10)).unwrap().is_none(),
+        "how it ended is not known yet"
+    );
+    fork::kill_child(supervisor, signals::SIGCONT).unwrap();
+    assert_eq!(child.wait().unwrap(), ExitStatus::Signal(signals::SIGKILL));
+    assert_eq!(child.state(), None);
 }

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use broody_os::memory::Mapping;
 
 use crate::Corrupt;
-use crate::sleep::Sleeper;
+use crate::sleep::Doorbell;
 
 /// The length in front of each record, in bytes.
 const HEADER: usize = 4;
@@ -45,20 +45,20 @@ struct Line<T>(T);
 pub struct Control {
     tail: Line<AtomicU64>,
     head: Line<AtomicU64>,
-    consumer: Line<Sleeper>,
-    producer: Line<Sleeper>,
+    consumer: Line<Doorbell>,
+    producer: Line<Doorbell>,
 }
 
 const _: () = assert!(size_of::<Control>() == 512);
 
 impl Control {
     /// Where the consumer sleeps while the ring is empty.
-    pub fn consumer(&self) -> &Sleeper {
+    pub fn consumer(&self) -> &Doorbell {
         &self.consumer.0
     }
 
     /// Where the producer sleeps while the ring is full.
-    pub fn producer(&self) -> &Sleeper {
+    pub fn producer(&self) -> &Doorbell {
         &self.producer.0
     }
 }
@@ -234,12 +234,12 @@ impl Consumer {
         Ok(Some(Record { start: start.wrapping_add(HEADER), length, ring: std::marker::PhantomData }))
     }
 
-    /// Gives the room of every record that was taken back to the producer. Whether it was waiting for room.
-    pub fn release(&mut self) -> bool {
+    /// Gives the room of every record that was taken back to the producer, and wakes it if it waits for room.
+    pub fn release(&mut self) {
         let control = self.memory.control();
         // Release: what was read is read before it can be written over.
         control.head.0.store(self.head, Ordering::Release);
-        control.producer().wake()
+        control.producer().ring();
     }
 }
 

@@ -18,49 +18,10 @@ pub const BOUND: Duration = Duration::from_secs(1);
 const AWAKE: u32 = 0;
 const ASLEEP: u32 = 1;
 
-/// The word, in shared memory. All zero bytes are a valid one: awake.
-#[derive(Debug, Default)]
-#[repr(transparent)]
-pub struct Sleeper(AtomicU32);
-
-impl Sleeper {
-    /// The sleeper's side: from now on wakers will wake. What is to be slept for must be looked at after this call.
-    pub fn announce(&self) {
-        // Relaxed: ordered before the look that follows by the fence.
-        self.0.store(ASLEEP, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-    }
-
-    /// The sleeper's side: it has found something to do after all, or has slept.
-    pub fn cancel(&self) {
-        // Relaxed: a waker that still sees the old value makes one wake too many.
-        self.0.store(AWAKE, Ordering::Relaxed);
-    }
-
-    /// The sleeper's side: sleeps until a waker has come, at most for `limit` or [`BOUND`]. Call [`announce`](Self::announce)
-    /// before, and look at the work between the two.
-    pub fn sleep(&self, limit: Duration) {
-        futex::wait(&self.0, ASLEEP, limit.min(BOUND));
-        self.cancel();
-    }
-
-    /// The waker's side, after it has published: wakes the sleeper, if there is one. Whether a system call was made.
-    pub fn wake(&self) -> bool {
-        fence(Ordering::SeqCst);
-        // Relaxed: ordered after the publication by the fence. The load first keeps the line shared while nobody sleeps.
-        let asleep =
-            self.0.load(Ordering::Relaxed) == ASLEEP && self.0.swap(AWAKE, Ordering::Relaxed) == ASLEEP;
-        if asleep {
-            futex::wake(&self.0, 1);
-        }
-        asleep
-    }
-}
-
-/// A [`Sleeper`] of which one of two wakes: a thread that sleeps on the word itself, or somebody who waits for many things and has to
-/// be told by a descriptor. All zero bytes are a valid one: nobody waits.
+/// The word, in shared memory. All zero bytes are a valid one: nobody waits.
 ///
-/// One process waits, at most one thread of it on the word at a time; the other process rings.
+/// One process waits, at most one thread of it on the word at a time; the other process rings. Somebody who waits for many things at
+/// once cannot sleep on a word: he [listens](Self::listen), and is told by a descriptor.
 #[derive(Debug, Default)]
 #[repr(transparent)]
 pub struct Doorbell(AtomicU32);
@@ -88,7 +49,8 @@ impl Doorbell {
         self.0.store(AWAKE, Ordering::Relaxed);
     }
 
-    /// The waiting side: sleeps until the bell is rung, at most for `limit` or [`BOUND`].
+    /// The waiting side: sleeps until the bell is rung, at most for `limit` or [`BOUND`]. Call [`announce`](Self::announce) before, look
+    /// for work between the two, and call [`cancel`](Self::cancel) after.
     pub fn sleep(&self, limit: Duration) {
         futex::wait(&self.0, ASLEEP, limit.min(BOUND));
     }
@@ -124,18 +86,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_an_announced_sleeper_is_woken_and_only_once() {
-        let sleeper = Sleeper::default();
-        assert!(!sleeper.wake());
-        sleeper.announce();
-        assert!(sleeper.wake());
-        assert!(!sleeper.wake());
-        sleeper.announce();
-        sleeper.cancel();
-        assert!(!sleeper.wake());
-    }
-
-    #[test]
     fn a_bell_is_rung_once_for_whoever_waits() {
         let bell = Doorbell::default();
         assert!(!bell.ring());
@@ -154,17 +104,16 @@ mod tests {
     #[test]
     fn a_thousand_handovers_lose_no_wakeup() {
         use std::sync::atomic::AtomicU64;
-        let (sleeper, work) = (Sleeper::default(), AtomicU64::new(0));
+        let (bell, work) = (Doorbell::default(), AtomicU64::new(0));
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for round in 1..=1000 {
                     while work.load(Ordering::Acquire) != round {
-                        sleeper.announce();
-                        if work.load(Ordering::Acquire) == round {
-                            sleeper.cancel();
-                        } else {
-                            sleeper.sleep(BOUND);
+                        bell.announce();
+                        if work.load(Ordering::Acquire) != round {
+                            bell.sleep(BOUND);
                         }
+                        bell.cancel();
                     }
                     work.store(0, Ordering::Release);
                 }
@@ -172,7 +121,7 @@ mod tests {
             let start = std::time::Instant::now();
             for round in 1..=1000 {
                 work.store(round, Ordering::Release);
-                sleeper.wake();
+                bell.ring();
                 while work.load(Ordering::Acquire) != 0 {
                     std::thread::yield_now();
                 }

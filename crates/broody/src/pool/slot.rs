@@ -212,7 +212,7 @@ impl Slot {
 
     /// Wakes it, if it sleeps.
     fn wake(&self) {
-        self.link.outgoing.control().consumer().wake();
+        self.link.outgoing.control().consumer().ring();
     }
 
     /// Asks it to end, once it has done what it has.

@@ -59,9 +59,12 @@ pub(super) fn work(_: ()) -> Result<(), String> {
             }
             None => {
                 desk.ring();
-                let sleeper = inbox.control().consumer();
-                sleeper.announce();
-                if inbox.is_empty() { sleeper.sleep(sleep::BOUND) } else { sleeper.cancel() }
+                let bell = inbox.control().consumer();
+                bell.announce();
+                if inbox.is_empty() {
+                    bell.sleep(sleep::BOUND);
+                }
+                bell.cancel();
             }
         }
     }
@@ -174,8 +177,11 @@ impl Desk {
             self.ring();
             self.outbox.control().producer().announce();
             let has_room = self.outbox.has_room(bytes.len() + wire::HEADER)?;
-            let sleeper = self.outbox.control().producer();
-            if has_room { sleeper.cancel() } else { sleeper.sleep(sleep::BOUND) }
+            let bell = self.outbox.control().producer();
+            if !has_room {
+                bell.sleep(sleep::BOUND);
+            }
+            bell.cancel();
         }
         Ok(())
     }

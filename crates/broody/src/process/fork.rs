@@ -92,8 +92,7 @@ impl Newborn {
     fn run<R: Serialize>(self, function: impl FnOnce() -> R) -> ! {
         let Newborn { identity, link, channel, parent } = self;
         if let Err(error) = settle_in(&link, &channel, parent) {
-            let _ = protocol::send(&channel, &Notice::Failed(error.to_string()), &[], &[], true);
-            fork::exit_now(child::NOT_STARTED);
+            child::give_up(&channel, error.to_string());
         }
         if identity.named {
             fork::set_thread_name(&identity.name);

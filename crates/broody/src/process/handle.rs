@@ -165,18 +165,17 @@ impl Process {
         self.shared().pidfd().as_fd()
     }
 
-    /// What it is doing now; `None` when it has ended.
+    /// What it is doing now; `None` when it has ended and was reaped.
     ///
     /// To tell running from ready takes up to 10 ms of looking, the other states none.
     pub fn state(&self) -> Option<State> {
-        if self.shared().has_ended() {
-            return None;
-        }
         let state = proc::state(self.pid());
-        // Had it ended, and been reaped, in between, the number might have meant another process.
-        match self.shared().has_ended() {
-            true => None,
-            false => state,
+        let shared = self.shared();
+        // The number may be another process's by now, unless this one is still there: as one that has not ended, or as a zombie.
+        match (shared.settle(), shared.has_ended()) {
+            (true, _) => None,
+            (false, true) => state.filter(|state| *state == State::Zombie),
+            (false, false) => state,
         }
     }
 

@@ -57,8 +57,7 @@ pub(crate) fn begin(
     descriptors: Vec<OwnedFd>,
 ) -> ! {
     if let Err(error) = settle_in(inherited) {
-        let _ = protocol::send(channel, &Notice::Failed(error.to_string()), &[], &[], true);
-        fork::exit_now(NOT_STARTED)
+        give_up(&channel, error.to_string());
     }
     go_on(inherited, start, argument, channel, descriptors)
 }
@@ -108,13 +107,18 @@ fn go_on(
         Ok((start, argument, channel, own)) => {
             run(start.identity, start.function, &argument, channel, own, inherited.supervisor)
         }
-        Err(error) => {
-            if let Ok(channel) = spare {
-                let _ = protocol::send(channel, &Notice::Failed(error.to_string()), &[], &[], true);
-            }
-            fork::exit_now(NOT_STARTED)
-        }
+        Err(error) => match spare {
+            Ok(channel) => give_up(&channel, error.to_string()),
+            Err(_) => fork::exit_now(NOT_STARTED),
+        },
     }
+}
+
+/// Tells the starter why there will be no function, and ends.
+pub(crate) fn give_up(channel: &OwnedFd, reason: String) -> ! {
+    // A starter that is gone does not want it.
+    let _ = protocol::send(channel, &Notice::Failed(reason), &[], &[], true);
+    fork::exit_now(NOT_STARTED)
 }
 
 type Ready = (Start, Bytes, OwnedFd, Vec<OwnedFd>);
@@ -239,9 +243,7 @@ pub(crate) fn resume() -> ! {
         fork::exit_now(NOT_STARTED);
     }
     if image::build_id().0 != baton.build_id {
-        let reason = "the program that was exec'ed is another build".to_owned();
-        let _ = protocol::send(&channel, &Notice::Failed(reason), &[], &[], true);
-        fork::exit_now(NOT_STARTED);
+        give_up(&channel, "the program that was exec'ed is another build".to_owned());
     }
     let first = CHANNEL + 2;
     let own = (first..first + RawFd::from(baton.own)).filter_map(|raw| {
