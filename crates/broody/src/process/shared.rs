@@ -345,7 +345,8 @@ impl Shared {
         }
         // Its entry goes when its end is reported, and with it the descriptors.
         if let Some(reaper) = Context::current().reaper() {
-            if self.has_ended() { reaper.await_report(self) } else { reaper.watch(self) }
+            let only_unreported = self.method != StartMethod::Fork && self.has_ended();
+            if only_unreported { reaper.await_report(self) } else { reaper.watch(self) }
         }
     }
 }
