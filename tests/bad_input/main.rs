@@ -149,3 +149,8 @@ fn a_kernel_without_a_call_is_an_error_that_names_it() {
         check(HOST, &["without", call]);
     }
 }
+
+#[test]
+fn a_pool_that_finds_no_memory_leaves_no_worker() {
+    check(HOST, &["memory-limit"]);
+}

@@ -121,3 +121,25 @@ fn a_detached_child_lives_on_and_is_reaped() {
         }
     }
 }
+
+#[test]
+fn what_a_detached_child_has_started_lives_as_long_as_it_does() {
+    let mut host = Program::start(HOST, &["detached-with-family"]);
+    let family = identities(host.pids());
+    host.proceed();
+    assert!(host.end().success());
+    assert!(family.iter().all(|one| !one.is_gone()), "it was detached");
+    assert!(broody_os::fork::kill_child(family[0].pid, signals::SIGKILL).unwrap());
+    everyone_goes(&family);
+}
+
+#[test]
+fn what_a_child_has_detached_outlives_the_child_and_the_program() {
+    let mut host = Program::start(HOST, &["child-detaches"]);
+    let [kept] = identities(host.pids())[..] else { panic!("one process") };
+    host.proceed();
+    assert!(host.end().success());
+    assert!(!kept.is_gone());
+    assert!(broody_os::fork::kill_child(kept.pid, signals::SIGKILL).unwrap());
+    eventually("it is reaped", || kept.is_gone());
+}

@@ -100,6 +100,12 @@ fn a_host_may_fork_by_itself() {
     }
 }
 
+#[test]
+fn a_fork_does_not_wait_for_what_other_threads_do() {
+    check(HOST, &["busy-elsewhere", "panicking"]);
+    check(HOST, &["busy-elsewhere", "reading"]);
+}
+
 /// What a child finds: standard streams, other descriptors, its signal mask and dispositions.
 fn inventory(_: ()) -> (bool, Vec<i32>, bool) {
     let null = std::fs::metadata("/dev/null").unwrap();

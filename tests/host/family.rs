@@ -132,3 +132,82 @@ pub fn detach(method: StartMethod) {
     tell_pids(&pids);
     wait_for_test();
 }
+
+/// A detached child starts a process that broody does not know of and forks another one, and both outlive the program. When the child is
+/// killed, they are to go as well.
+pub fn detach_with_family() {
+    fn with_both(path: String) {
+        let mut unknown = Command::new("sleep").arg("1000").spawn().unwrap();
+        let forked = broody::fork(|| idle(())).unwrap();
+        std::fs::write(path, format!("{} {}", unknown.id(), forked.pid())).unwrap();
+        let _ = unknown.wait();
+    }
+    let path = std::env::temp_dir().join(format!("broody-detached-{}", std::process::id()));
+    let child = broody::spawn(with_both, path.to_str().unwrap().to_owned()).unwrap();
+    let read = || -> Vec<Pid> {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+    };
+    eventually("the grandchildren are there", || read().len() == 2);
+    let mut pids = vec![child.pid()];
+    pids.extend(read());
+    std::fs::remove_file(&path).unwrap();
+    child.detach().unwrap();
+    tell_pids(&pids);
+    wait_for_test();
+}
+
+/// A child forks, from a thread of its own, and detaches that fork before it ends. Gives the fork's pid.
+fn detach_a_fork(_: ()) -> Pid {
+    std::thread::spawn(|| {
+        let forked = broody::fork(|| idle(())).unwrap();
+        let pid = forked.pid();
+        forked.detach().unwrap();
+        pid
+    })
+    .join()
+    .unwrap()
+}
+
+/// What a child has detached lives on after it, and after the program.
+pub fn child_detaches() {
+    let child = broody::spawn(detach_a_fork, ()).unwrap();
+    let kept = child.join().unwrap();
+    // Orphans are looked for a few milliseconds after the end of a child: there is no event to wait for.
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    // A fork that cannot be detached says so.
+    let refused = broody::spawn(
+        |_: ()| {
+            let forked = Process::builder().daemon(true).fork(|| idle(())).unwrap();
+            matches!(forked.detach(), Err(broody::Error::Invalid { .. }))
+        },
+        (),
+    );
+    assert!(refused.unwrap().join().unwrap());
+    tell_pids(&[kept]);
+    wait_for_test();
+}
+
+/// A child forks; the supervisor is killed, and with it everything below it.
+pub fn forked_below() {
+    let child = broody::spawn(
+        |path: String| {
+            let forked = broody::fork(|| idle(())).unwrap();
+            std::fs::write(path, forked.pid().to_string()).unwrap();
+            idle(());
+        },
+        std::env::temp_dir()
+            .join(format!("broody-below-{}", std::process::id()))
+            .to_str()
+            .unwrap()
+            .to_owned(),
+    )
+    .unwrap();
+    let path = std::env::temp_dir().join(format!("broody-below-{}", std::process::id()));
+    let read = || -> Option<Pid> { std::fs::read_to_string(&path).ok()?.parse().ok() };
+    eventually("the fork is there", || read().is_some());
+    tell_pids(&[child.pid(), read().unwrap()]);
+    std::fs::remove_file(&path).unwrap();
+    fork::kill_child(broody_tests::supervisor().unwrap(), signals::SIGKILL).unwrap();
+    wait_for_test();
+}

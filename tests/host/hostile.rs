@@ -72,3 +72,31 @@ pub fn forks_by_itself(method: StartMethod) {
         assert_eq!(pool.apply(end, 201).unwrap(), 201);
     }
 }
+
+/// Another thread is in the middle of a panic, or waits for input by C's means, while this one forks.
+pub fn is_busy_elsewhere(how: &str) {
+    match how {
+        "panicking" => {
+            assert_eq!(broody::fork(|| 1u8).unwrap().join().unwrap(), 1);
+            std::panic::set_hook(Box::new(|_| std::thread::sleep(std::time::Duration::from_millis(300))));
+            std::thread::spawn(|| panic!("on purpose"));
+        }
+        "reading" => {
+            // SAFETY: getchar has no preconditions; the test never writes, so that it waits.
+            std::thread::spawn(|| unsafe {
+                unsafe extern "C" {
+                    fn getchar() -> i32;
+                }
+                getchar()
+            });
+        }
+        other => panic!("no such way: {other}"),
+    }
+    // Until the other thread is where it is to be: there is no event to wait for.
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    let child = broody::fork(|| 7u8).unwrap();
+    let result = child.join_timeout(broody_tests::PATIENCE).unwrap();
+    assert_eq!(result, Some(7));
+    // The other thread may still wait: that is not to keep the program.
+    broody_os::fork::exit_now(0);
+}

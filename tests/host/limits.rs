@@ -144,6 +144,26 @@ pub fn of_descriptors() {
     assert_eq!(pool.apply(long, 1_000_000).unwrap().len(), 1_000_000);
 }
 
+/// The workers of a pool have been started, and its thread cannot be.
+pub fn of_memory() {
+    assert_eq!(broody::spawn(add, 1).unwrap().join().unwrap(), 2);
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = status.split_whitespace().next().unwrap().parse().unwrap();
+    let mut errors = 0;
+    // Somewhere on the way from too little for a ring to enough for everything.
+    for kibibytes in (0..4096).step_by(128) {
+        set_limit(libc::RLIMIT_AS, pages * broody_os::memory::page_size() as u64 + kibibytes * 1024);
+        let pool = Pool::builder().workers(1).build();
+        set_limit(libc::RLIMIT_AS, libc::RLIM_INFINITY);
+        match pool {
+            Ok(pool) => assert_eq!(pool.apply(add, 1).unwrap(), 2),
+            Err(_) => errors += 1,
+        }
+        nobody_but_the_supervisor_is_left();
+    }
+    assert!(errors > 0, "the limit does not work");
+}
+
 /// Lets the system call `number` answer ENOSYS in this process and its descendants. See seccomp(2).
 fn forbid(number: libc::c_long) {
     let load = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;

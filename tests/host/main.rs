@@ -15,6 +15,11 @@ fn main() {
     match arguments[..] {
         ["family", method, ending] => family::live(broody_tests::method(method), ending),
         ["exit", method] => family::exit(broody_tests::method(method)),
+        ["detached-with-family"] => family::detach_with_family(),
+        ["child-detaches"] => family::child_detaches(),
+        ["forked-below"] => family::forked_below(),
+        ["busy-elsewhere", how] => hostile::is_busy_elsewhere(how),
+        ["memory-limit"] => limits::of_memory(),
         ["detached", method] => family::detach(broody_tests::method(method)),
         ["supervisor-killed"] => supervisor::is_killed(),
         ["supervisor-killed-under-a-pool"] => supervisor::is_killed_under_a_pool(),

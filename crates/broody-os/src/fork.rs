@@ -67,6 +67,12 @@ pub fn parent_pid() -> Pid {
     unsafe { libc::getppid() }
 }
 
+/// Whether the calling thread is the first of its process.
+pub fn is_main_thread() -> bool {
+    // SAFETY: gettid has no preconditions.
+    pid() == unsafe { libc::gettid() }
+}
+
 /// Lets the kernel SIGKILL this process when the *thread* that forked it ends.
 ///
 /// The caller must then check that the parent still was the parent: it may have died before this call.
@@ -173,10 +179,19 @@ pub fn keep_over_exec(fd: &OwnedFd) -> Result<()> {
         .map_err(|error| Error::new("fcntl(F_SETFD)", error))
 }
 
-/// Writes out what C code of this process has buffered for its streams. See fflush(3).
+/// Writes out what C code of this process has buffered for standard output and standard error. See fflush(3).
+///
+/// Not all streams, as a null pointer would ask for: a thread that waits for input holds the lock of its stream meanwhile.
 pub fn flush_c_streams() {
-    // SAFETY: a null stream means all of them.
-    unsafe { libc::fflush(std::ptr::null_mut()) };
+    unsafe extern "C" {
+        static stdout: *mut libc::FILE;
+        static stderr: *mut libc::FILE;
+    }
+    // SAFETY: libc's own streams, which are open or closed but always there; fflush locks them.
+    unsafe {
+        libc::fflush(stdout);
+        libc::fflush(stderr);
+    }
 }
 
 /// Duplicates `fd`, close-on-exec, to a number above the standard streams.

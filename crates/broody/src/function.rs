@@ -134,30 +134,40 @@ pub(crate) fn catch_panic<T>(f: impl FnOnce() -> T) -> Result<T, Outcome> {
     })
 }
 
-/// Runs `f` with panics recorded instead of printed; for a whole child process.
-pub(crate) use panic_place::record as record_panics;
+pub(crate) use panic_place::{prepare_recording, record_panics};
 
 mod panic_place {
     use std::backtrace::Backtrace;
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
+    use std::sync::Once;
 
     thread_local! {
+        static RECORDED: Cell<bool> = const { Cell::new(false) };
         static LAST: RefCell<Option<(String, String)>> = const { RefCell::new(None) };
     }
 
-    /// Installs a hook that keeps a panic's place and stack for [`take`]; the parent shows them. Panics of other threads
-    /// of the child, which nobody would show, go to the hook that was there before.
-    pub(crate) fn record() {
-        let main = std::thread::current().id();
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if std::thread::current().id() != main {
-                return before(info);
-            }
-            let place = info.location().map(|place| format!(", at {place}")).unwrap_or_default();
-            let stack = Backtrace::force_capture().to_string();
-            LAST.with(|last| *last.borrow_mut() = Some((place, stack)));
-        }));
+    /// Installs a hook that keeps the place and the stack of a panic, on threads for which [`record_panics`] was called. Panics of all
+    /// other threads go to the hook that was there before.
+    ///
+    /// It has to be there before a fork: a hook cannot be installed in a child that was forked while another thread panicked.
+    pub(crate) fn prepare_recording() {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            let before = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |info| {
+                if !RECORDED.get() {
+                    return before(info);
+                }
+                let place = info.location().map(|place| format!(", at {place}")).unwrap_or_default();
+                let stack = Backtrace::force_capture().to_string();
+                LAST.with(|last| *last.borrow_mut() = Some((place, stack)));
+            }));
+        });
+    }
+
+    /// Panics of this thread are recorded from now on instead of printed: the parent shows them.
+    pub(crate) fn record_panics() {
+        RECORDED.set(true);
     }
 
     pub(super) fn take() -> (String, String) {

@@ -166,6 +166,22 @@ fn many_threads_may_use_a_pool() {
 }
 
 #[test]
+fn threads_that_wait_for_one_worker_are_all_woken() {
+    fn nap(_: ()) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let pool = pool(1);
+    let start = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..200).for_each(|_| pool.apply(nap, ()).unwrap()));
+        }
+    });
+    // Below a second's work. A wake that is lost costs up to a quarter of a second, and most were.
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+}
+
+#[test]
 fn a_task_may_start_processes_and_pools() {
     fn nested(x: u64) -> u64 {
         let pool = Pool::builder().workers(1).build().unwrap();

@@ -65,8 +65,6 @@ pub(super) struct Batch {
     first: u64,
     /// The number of the first in the pool.
     task: u64,
-    /// The thread that hands it in is going to wait for it at once.
-    pub(super) awaited: bool,
 }
 
 impl Batch {
@@ -77,11 +75,7 @@ impl Batch {
         first: u64,
         task: u64,
     ) -> Self {
-        Self { function, arguments, sink, first, task, awaited: false }
-    }
-
-    pub(super) fn awaited(self, awaited: bool) -> Self {
-        Self { awaited, ..self }
+        Self { function, arguments, sink, first, task }
     }
 
     pub(super) fn argument(&self, index: usize) -> &[u8] {

@@ -87,18 +87,24 @@ impl Shared {
     /// pool's thread would be one more wake. Where that is not to be had, it waits for the pool's thread.
     pub(super) fn wait(&self, gather: &Arc<Gather>, deadline: Option<Instant>) -> bool {
         let sink: Arc<dyn Sink> = gather.clone();
-        while !gather.is_complete() {
-            let limit = match deadline.map(|deadline| deadline.checked_duration_since(Instant::now())) {
-                Some(None) => return false,
-                Some(Some(limit)) => limit,
-                None => BOUND,
-            };
+        loop {
+            // Also for one that is done: its worker's doorbell may have been reserved.
             let place = lock(&self.schedule).begin_sleep(&sink);
-            let Some((number, worker)) = place else { return gather.wait(deadline) };
-            worker.doorbell().sleep(limit);
-            lock(&self.schedule).end_sleep(number);
+            if let Some((number, worker)) = place {
+                let limit =
+                    deadline.map_or(BOUND, |deadline| deadline.saturating_duration_since(Instant::now()));
+                worker.doorbell().sleep(limit);
+                lock(&self.schedule).end_sleep(number);
+            } else if !gather.is_complete() {
+                return gather.wait(deadline);
+            }
+            if gather.is_complete() {
+                return true;
+            }
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return false;
+            }
         }
-        true
     }
 
     fn launch(&self, number: u64) -> Result<Slot> {

@@ -93,7 +93,7 @@ where
             .admit(count + usize::from(refused.is_some()), true)
             .inspect_err(|_| self.items = None)?;
         if count > 0 {
-            schedule.submit(Batch::new(self.function, arguments, sink, first, task));
+            schedule.submit(Batch::new(self.function, arguments, sink, first, task), false);
             self.pool.shared.nudge_if_needed(&schedule);
         }
         drop(schedule);

@@ -89,7 +89,10 @@ impl PoolBuilder {
             });
         }
         let shared = dispatcher::Shared::new(Schedule::new(workers, self.retries), name)?;
-        let thread = shared.start().map_err(|error| broody_os::Error::new("clone", error))?;
+        let thread = shared.start().map_err(|error| {
+            lock(&shared.schedule).terminate();
+            broody_os::Error::new("clone", error)
+        })?;
         let weak = Arc::downgrade(&shared);
         let at_exit = at_exit_with_priority(EXIT_PRIORITY, move || {
             if let Some(shared) = weak.upgrade() {
@@ -312,7 +315,7 @@ impl Pool {
         let task = schedule.admit(arguments.len(), false)?;
         if arguments.len() > 0 {
             let batch = Batch::new(FunctionId::of::<F, A, R>(), arguments, gather.clone(), 0, task);
-            schedule.submit(batch.awaited(awaited));
+            schedule.submit(batch, awaited);
             self.shared.nudge_if_needed(&schedule);
         }
         Ok(gather)

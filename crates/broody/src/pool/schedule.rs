@@ -59,9 +59,14 @@ pub(super) struct Schedule {
     /// How often tasks that lost a worker have been tried, by number. Only those that wait for another try.
     tries: BTreeMap<u64, u32>,
     next_task: u64,
+    /// The batch that is being handed in by a thread that will wait for it.
+    awaited: Option<Arc<Batch>>,
     /// Streams that may still hand in tasks, although the pool is closed.
     streams: usize,
+    /// How many starts in a row have failed.
     failed_starts: u32,
+    /// Failures of workers with smaller numbers were started before the last one that counted: they are part of it.
+    next_counted: u64,
 }
 
 impl Schedule {
@@ -78,8 +83,10 @@ impl Schedule {
             retries,
             tries: BTreeMap::new(),
             next_task: 0,
+            awaited: None,
             streams: 0,
             failed_starts: 0,
+            next_counted: 0,
         }
     }
 
@@ -123,11 +130,16 @@ impl Schedule {
     }
 
     /// Puts tasks at the end of the queue and hands out what can be handed out.
-    pub(super) fn submit(&mut self, batch: Batch) {
-        let run = Run::whole(Arc::new(batch));
+    ///
+    /// If the calling thread is going to wait for it (`awaited`), [`begin_sleep`](Self::begin_sleep) must follow.
+    pub(super) fn submit(&mut self, batch: Batch, awaited: bool) {
+        let batch = Arc::new(batch);
+        let run = Run::whole(batch.clone());
         self.queued += run.len();
         self.queue.push_back(run);
+        self.awaited = awaited.then_some(batch);
         self.hand_out();
+        self.awaited = None;
     }
 
     /// Puts tasks back at the front of the queue; they were there before.
@@ -144,12 +156,21 @@ impl Schedule {
         for slot in self.slots.values_mut() {
             answered += slot.drain(&mut self.paces);
         }
+        if answered > 0 {
+            self.failed_starts = 0;
+        }
         answered > 0
     }
 
     /// A place for the calling thread to sleep until the worker that has a task of `sink` has published something; the worker's
     /// number, for [`end_sleep`](Self::end_sleep). `None` if no worker has one, or another thread sleeps there.
     pub(super) fn begin_sleep(&mut self, sink: &Arc<dyn Sink>) -> Option<(u64, Duplex)> {
+        // The task may have moved on from the worker that it was given to first, or be done.
+        for slot in self.slots.values_mut().filter(|slot| !slot.can_be_waited_for(sink)) {
+            if slot.end_reservation() {
+                slot.drain(&mut self.paces);
+            }
+        }
         let (number, slot) = self.slots.iter_mut().find(|(_, slot)| slot.can_be_waited_for(sink))?;
         match slot.begin_sleep() {
             Some(place) => Some((*number, place)),
@@ -173,6 +194,11 @@ impl Schedule {
 
     /// Gives tasks to workers that want some.
     pub(super) fn hand_out(&mut self) {
+        if !self.tries.is_empty() && self.queue.is_empty() && self.slots.values().all(|slot| slot.load() == 0)
+        {
+            // Whatever was tried again has been answered.
+            self.tries.clear();
+        }
         loop {
             self.hand_out_queue();
             if !self.queue.is_empty() || !self.take_back_for_idle() {
@@ -193,7 +219,8 @@ impl Schedule {
             let Some((number, slot)) = eager.min_by_key(|(_, slot)| slot.load()) else { break };
             let fair = self.queued.div_ceil(2 * self.workers);
             let most = self.paces.frame(run.batch.function).min(fair).max(1);
-            match slot.offer(run, most) {
+            let reserve = self.awaited.as_ref().is_some_and(|awaited| Arc::ptr_eq(awaited, &run.batch));
+            match slot.offer(run, most, reserve) {
                 Offer::Taken(count) => self.drop_front(count),
                 Offer::Full => full.push(*number),
                 Offer::Unsendable(reason) => {
@@ -251,7 +278,7 @@ impl Schedule {
         if slot.was_ready() {
             self.failed_starts = 0;
         } else if !self.is_over() {
-            self.start_failed(slot.early_failure(status));
+            self.start_failed(number, slot.early_failure(status));
         }
         self.hand_out();
         Some(slot)
@@ -272,7 +299,11 @@ impl Schedule {
     }
 
     /// A worker could not be started, or ended before it was ready.
-    pub(super) fn start_failed(&mut self, reason: String) {
+    fn start_failed(&mut self, number: u64, reason: String) {
+        if number < self.next_counted {
+            return;
+        }
+        self.next_counted = self.next_worker;
         self.failed_starts += 1;
         if self.failed_starts >= ATTEMPTS && !self.is_over() {
             let attempts = self.failed_starts;
@@ -355,7 +386,7 @@ impl Schedule {
                 self.slots.insert(number, slot);
                 self.hand_out();
             }
-            Err(reason) => self.start_failed(reason),
+            Err(reason) => self.start_failed(number, reason),
         }
     }
 

@@ -38,6 +38,8 @@ pub(super) struct Slot {
     quitting: bool,
     /// A thread sleeps at its doorbell, and takes what it publishes.
     has_sleeper: bool,
+    /// A thread is about to sleep there: its doorbell does not ring for the pool's thread.
+    is_reserved: bool,
 }
 
 /// Tasks that were given to the worker: `range` of the batch, of which the first `answered` have their answers.
@@ -91,6 +93,7 @@ impl Slot {
             corrupt: false,
             quitting: false,
             has_sleeper: false,
+            is_reserved: false,
         })
     }
 
@@ -129,8 +132,8 @@ impl Slot {
                 || (self.frames.len() < FRAMES && ahead().sum::<std::time::Duration>() < AHEAD))
     }
 
-    /// Gives it at most `most` tasks from the front of `run`.
-    pub(super) fn offer(&mut self, run: &Run, most: usize) -> Offer {
+    /// Gives it at most `most` tasks from the front of `run`. With `reserve`, the calling thread is about to sleep until they are done.
+    pub(super) fn offer(&mut self, run: &Run, most: usize, reserve: bool) -> Offer {
         let (batch, start) = (&run.batch, run.range.start);
         let function = batch.function;
         if batch.argument(start).len() > LONGEST {
@@ -156,9 +159,10 @@ impl Slot {
                     draft.put(&(argument.len() as u32).to_le_bytes());
                     draft.put(argument);
                 }
-                if batch.awaited && !self.has_sleeper {
+                if reserve && !self.has_sleeper {
                     // The worker may be done before its caller sleeps: it is not to ring for the pool's thread then.
                     self.link.duplex.doorbell().announce();
+                    self.is_reserved = true;
                 }
                 // The lease first: the worker claims from it as soon as it sees the frame.
                 self.link.duplex.lease(frame).grant(frame, (end - start) as u16);
@@ -247,8 +251,19 @@ impl Slot {
         !self.has_sleeper && self.frames.iter().any(|leased| leased.run.batch.goes_to(sink))
     }
 
+    /// If a thread was about to sleep here and did not: the doorbell is the pool's thread's again. Whether that was so; what is new has to
+    /// be taken then.
+    pub(super) fn end_reservation(&mut self) -> bool {
+        let was_reserved = std::mem::take(&mut self.is_reserved) && !self.has_sleeper;
+        if was_reserved {
+            self.link.duplex.doorbell().listen();
+        }
+        was_reserved
+    }
+
     /// The calling thread is going to sleep at this worker's doorbell, unless there is something new already.
     pub(super) fn begin_sleep(&mut self) -> Option<Duplex> {
+        self.is_reserved = false;
         self.link.duplex.doorbell().announce();
         self.has_sleeper = self.link.incoming.is_empty();
         if !self.has_sleeper {

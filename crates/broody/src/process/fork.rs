@@ -5,8 +5,12 @@
 //! the child is harmless: if its parent dies there, it finds another parent and exits; if the supervisor died, it cannot send,
 //! and exits.
 //!
-//! The kernel is *not* asked to kill the child with this process (PR_SET_PDEATHSIG): what the child has started by itself would then
-//! fall to init before the supervisor has looked for it. The supervisor stops the child first, and ends the tree below it.
+//! In the host the kernel is *not* asked to kill the child with this process (PR_SET_PDEATHSIG): what the child has started by itself
+//! would then fall to init before the supervisor has looked for it. The supervisor stops the child first, and ends the tree below it.
+//!
+//! Below the supervisor it is the other way round: what such a child has started falls to the supervisor, which ends it; but when the supervisor
+//! is killed, and this process with it, nobody is left who knows of the child. There the kernel is asked, if the main thread forks (the
+//! signal follows the thread), and such a child cannot be detached.
 
 #![allow(unsafe_code)]
 
@@ -45,6 +49,8 @@ where
     let link = context.living_link()?;
     let (ours, theirs) = socket::pair()?;
     let parent = fork::pid();
+    let tied = link.is_inherited() && fork::is_main_thread();
+    function::prepare_recording();
 
     // Held over the fork, standard output is whole in the child, and what was buffered is not written twice.
     let mut stdout = std::io::stdout().lock();
@@ -58,7 +64,7 @@ where
     match forked {
         Fork::Child => {
             drop(ours);
-            let newborn = Newborn { identity, link, channel: theirs, parent };
+            let newborn = Newborn { identity, link, channel: theirs, parent, tied };
             newborn.run(function)
         }
         Fork::Parent(pid) => {
@@ -71,6 +77,7 @@ where
                 pidfd,
                 method: StartMethod::Fork,
                 daemon: how.is_daemon(),
+                tied,
                 channel: ours,
                 link,
                 early,
@@ -86,12 +93,14 @@ struct Newborn {
     link: Arc<Link>,
     channel: OwnedFd,
     parent: Pid,
+    /// It dies with the thread that forks it.
+    tied: bool,
 }
 
 impl Newborn {
     fn run<R: Serialize>(self, function: impl FnOnce() -> R) -> ! {
-        let Newborn { identity, link, channel, parent } = self;
-        if let Err(error) = settle_in(&link, &channel, parent) {
+        let Newborn { identity, link, channel, parent, tied } = self;
+        if let Err(error) = settle_in(&link, &channel, parent, tied) {
             child::give_up(&channel, error.to_string());
         }
         if identity.named {
@@ -108,7 +117,10 @@ impl Newborn {
     }
 }
 
-fn settle_in(link: &Link, channel: &OwnedFd, parent: Pid) -> Result<()> {
+fn settle_in(link: &Link, channel: &OwnedFd, parent: Pid, tied: bool) -> Result<()> {
+    if tied {
+        fork::die_with_parent_thread()?;
+    }
     SignalSet::empty().block_exactly();
     environment::silence_stream(0)?;
     let (pid, pidfd) = (fork::pid(), PidFd::myself()?);

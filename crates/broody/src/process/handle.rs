@@ -184,6 +184,7 @@ impl Process {
     /// It is still reaped: the supervisor stays for that until it has ended.
     ///
     /// # Errors
+    /// [`Invalid`](Error::Invalid) for a fork that a child's main thread has made: the kernel ends it with that child.
     /// [`WrongProcess`](Error::WrongProcess) in a fork of the process that started it.
     pub fn detach(self) -> Result<()> {
         self.shared().detach()

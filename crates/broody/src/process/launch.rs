@@ -111,6 +111,7 @@ impl Launch<'_> {
                             pidfd: pidfd.into(),
                             method: self.method,
                             daemon: self.daemon,
+                            tied: false,
                             channel,
                             link: link.clone(),
                             early,

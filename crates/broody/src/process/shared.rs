@@ -32,6 +32,8 @@ pub(crate) struct Shared {
     pidfd: PidFd,
     method: StartMethod,
     daemon: bool,
+    /// A forked child that the kernel kills with the thread that forked it.
+    tied: bool,
     /// The process that started it, whose handles these are.
     owner: Pid,
     started_at: SystemTime,
@@ -88,6 +90,7 @@ pub(crate) struct Birth {
     pub(crate) pidfd: PidFd,
     pub(crate) method: StartMethod,
     pub(crate) daemon: bool,
+    pub(crate) tied: bool,
     pub(crate) channel: OwnedFd,
     pub(crate) link: Arc<Link>,
     /// What came on the channel before the process was known to have started.
@@ -98,7 +101,7 @@ impl Shared {
     /// Enters a new child into this process's books.
     pub(crate) fn register(birth: Birth, number: u64) -> Arc<Self> {
         let context = Context::current();
-        let Birth { name, pid, pidfd, method, daemon, channel, link, early } = birth;
+        let Birth { name, pid, pidfd, method, daemon, tied, channel, link, early } = birth;
         let mut progress = Progress::default();
         early.into_iter().for_each(|message| progress.note(message));
         let shared = Arc::new(Self {
@@ -108,6 +111,7 @@ impl Shared {
             pidfd,
             method,
             daemon,
+            tied,
             owner: context.pid,
             started_at: SystemTime::now(),
             channel,
@@ -327,6 +331,13 @@ impl Shared {
     /// Lets it survive this program.
     pub(crate) fn detach(&self) -> Result<()> {
         self.check_owner()?;
+        if self.tied {
+            return Err(Error::Invalid {
+                what: "a fork that a child's main thread has made ends with it, by the kernel's doing, and cannot be detached: \
+                       start it by forkserver or spawn, or fork it from another thread"
+                    .to_owned(),
+            });
+        }
         if !self.settle() {
             // A forked child belongs to whichever supervisor this process has now.
             let link =

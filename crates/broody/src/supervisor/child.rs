@@ -43,6 +43,7 @@ struct Baton {
 /// In the supervisor, once: makes what each child would have to make for itself. What is there before the fork needs no memory, and
 /// no page of it, in the child.
 pub(crate) fn warm_up() {
+    crate::function::prepare_recording();
     crate::function::record_panics();
     let _ = std::thread::current().id();
     let _ = std::io::stdout();

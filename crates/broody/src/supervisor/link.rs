@@ -29,7 +29,7 @@ pub(crate) struct Link {
     pidfd: OnceLock<PidFd>,
     /// What the supervisor, and so its children, took over when it started; unknown in a child that was exec'ed.
     baseline: Option<Baseline>,
-    /// The process that started the supervisor, whose child it is.
+    /// The process that started the supervisor, whose child it is; 0 in processes below the supervisor.
     owner: Pid,
     lost: AtomicBool,
 }
@@ -158,6 +158,11 @@ impl Link {
             owner: 0,
             lost: AtomicBool::new(false),
         })
+    }
+
+    /// Whether this process is below the supervisor: its child, or a fork of that.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.owner == 0
     }
 
     /// The supervisor's pid.

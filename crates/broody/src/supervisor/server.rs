@@ -1,6 +1,6 @@
 //! The supervisor's own program: one loop, one thread. See the [module](super) for its place among the processes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -51,6 +51,8 @@ struct Entry {
 struct Adopted {
     pidfd: PidFd,
     parent: Pid,
+    /// It was detached: it lives on.
+    kept: bool,
 }
 
 /// What a child has to put back as the host had it.
@@ -187,15 +189,16 @@ impl Server {
             }
             if self.host_gone {
                 self.end_program()?;
-                if self.children.is_empty() {
+                if self.is_alone() {
                     return Ok(());
                 }
                 // Detached children are left; the supervisor stays their parent, and the host is no more to be watched.
                 self.epoll.remove(&self.host_pidfd);
                 self.host_gone = false;
                 self.host = 0;
-            } else if self.host == 0 && self.children.is_empty() {
-                return Ok(());
+            } else if self.host == 0 && self.is_alone() {
+                // What the last detached one has left.
+                return self.end_program();
             }
             if self.scan_at.is_some_and(|at| at <= Instant::now()) {
                 self.scan_at = None;
@@ -239,7 +242,8 @@ impl Server {
         let Some(channel) = descriptors.next() else { return };
         let number = start.number;
         // Someone who is not of this program any more (its fork, say, after its end) has nobody to die with.
-        if self.host == 0 && !self.children.contains_key(&sender) {
+        let is_ours = self.children.contains_key(&sender) || self.adopted.contains_key(&sender);
+        if self.host == 0 && !is_ours {
             return;
         }
         self.spares.note_start();
@@ -282,7 +286,7 @@ impl Server {
         {
             let pidfd = PidFd::from(pidfd);
             self.epoll.add(&pidfd, pid as u64, Trigger::Level)?;
-            self.adopted.insert(pid, Adopted { pidfd, parent });
+            self.adopted.insert(pid, Adopted { pidfd, parent, kept: false });
         }
         Ok(())
     }
@@ -304,10 +308,8 @@ impl Server {
     fn detach(&mut self, sender: Pid, pid: Pid) {
         if let Some(entry) = self.children.get_mut(&pid).filter(|entry| entry.parent == sender) {
             entry.kept = true;
-        } else if self.adopted.get(&pid).is_some_and(|adopted| adopted.parent == sender)
-            && let Some(free) = self.adopted.remove(&pid)
-        {
-            self.epoll.remove(&free.pidfd);
+        } else if let Some(adopted) = self.adopted.get_mut(&pid).filter(|adopted| adopted.parent == sender) {
+            adopted.kept = true;
         }
     }
 
@@ -334,7 +336,7 @@ impl Server {
         for (pid, _) in self.children.iter().filter(|(_, entry)| entry.parent == parent && !entry.kept) {
             let _ = fork::kill_child(*pid, signals::SIGKILL);
         }
-        for adopted in self.adopted.values().filter(|adopted| adopted.parent == parent) {
+        for adopted in self.adopted.values().filter(|adopted| adopted.parent == parent && !adopted.kept) {
             let _ = adopted.pidfd.send_signal(signals::SIGKILL);
         }
     }
@@ -342,10 +344,24 @@ impl Server {
     /// What a dead child had started by itself has fallen to this process, the subreaper: ends it. It is reaped like a child.
     fn kill_orphans(&mut self) {
         for pid in proc::children_of_thread(self.inherited.supervisor) {
-            if !self.children.contains_key(&pid) && !self.spares.is(pid) {
+            let is_known = self.children.contains_key(&pid) || self.adopted.contains_key(&pid);
+            if !is_known && !self.spares.is(pid) {
                 let _ = fork::kill_child(pid, signals::SIGKILL);
             }
         }
+    }
+
+    /// Whether there is nobody left to look after.
+    fn is_alone(&self) -> bool {
+        self.children.is_empty() && self.adopted.is_empty()
+    }
+
+    /// The detached processes, and what they have started.
+    fn spared(&self) -> BTreeSet<Pid> {
+        let children = self.children.iter().filter(|(_, entry)| entry.kept).map(|(pid, _)| *pid);
+        let adopted = self.adopted.iter().filter(|(_, adopted)| adopted.kept).map(|(pid, _)| *pid);
+        let kept: Vec<Pid> = children.chain(adopted).collect();
+        kept.iter().flat_map(|pid| proc::descendants(*pid)).chain(kept.iter().copied()).collect()
     }
 
     /// Ends every process of the program that was not detached, and reaps those that are ours.
@@ -356,18 +372,20 @@ impl Server {
                 self.adopt(pid, parent, message.descriptors)?;
             }
         }
-        for (pid, adopted) in std::mem::take(&mut self.adopted) {
+        let (kept, doomed) =
+            std::mem::take(&mut self.adopted).into_iter().partition(|(_, adopted)| adopted.kept);
+        self.adopted = kept;
+        let doomed: BTreeMap<Pid, Adopted> = doomed;
+        for (pid, adopted) in doomed {
             self.epoll.remove(&adopted.pidfd);
-            kill_tree(pid, &adopted.pidfd);
+            kill_tree(pid, &adopted.pidfd, &self.spared());
         }
         self.spares.release();
         let give_up = Instant::now() + LAST_WAIT;
         loop {
             let mut doomed = proc::descendants(self.inherited.supervisor);
-            for (kept, _) in self.children.iter().filter(|(_, entry)| entry.kept) {
-                let spared = proc::descendants(*kept);
-                doomed.retain(|pid| pid != kept && !spared.contains(pid));
-            }
+            let spared = self.spared();
+            doomed.retain(|pid| !spared.contains(pid));
             for pid in &doomed {
                 // A descendant that is not our child may be reaped by its own parent, and its pid be given away, between the
                 // look and the kill; its parent is dying by the same sweep, which leaves microseconds for a whole round of pids.
@@ -387,21 +405,22 @@ impl Server {
     }
 }
 
-/// Ends a process that is not our child, and its descendants, which would not fall to us.
-fn kill_tree(pid: Pid, pidfd: &PidFd) {
+/// Ends a process that is not our child, and its descendants, which would not fall to us, except those to be spared.
+fn kill_tree(pid: Pid, pidfd: &PidFd, spared: &BTreeSet<Pid>) {
     // Stopped, it can neither start more nor reap, so that the pids below it stay what they are.
     if !pidfd.send_signal(signals::SIGSTOP).unwrap_or(false) {
         return;
     }
     let mut handles = Vec::new();
-    for descendant in proc::descendants(pid) {
+    let descendants = || proc::descendants(pid).into_iter().filter(|pid| !spared.contains(pid));
+    for descendant in descendants() {
         if let Ok(handle) = PidFd::open(descendant) {
             let _ = handle.send_signal(signals::SIGSTOP);
             handles.push(handle);
         }
     }
     // A second look finds what was started between the first one and the stop.
-    handles.extend(proc::descendants(pid).into_iter().filter_map(|descendant| PidFd::open(descendant).ok()));
+    handles.extend(descendants().filter_map(|descendant| PidFd::open(descendant).ok()));
     for handle in handles.iter().chain([pidfd]) {
         let _ = handle.send_signal(signals::SIGKILL);
     }
