@@ -372,14 +372,12 @@ impl Server {
                 self.adopt(pid, parent, message.descriptors)?;
             }
         }
-        let (kept, doomed) =
-            std::mem::take(&mut self.adopted).into_iter().partition(|(_, adopted)| adopted.kept);
-        self.adopted = kept;
-        let doomed: BTreeMap<Pid, Adopted> = doomed;
-        for (pid, adopted) in doomed {
+        let spared = self.spared();
+        for (pid, adopted) in self.adopted.iter().filter(|(pid, _)| !spared.contains(pid)) {
             self.epoll.remove(&adopted.pidfd);
-            kill_tree(pid, &adopted.pidfd, &self.spared());
+            kill_tree(*pid, &adopted.pidfd, &spared);
         }
+        self.adopted.retain(|pid, _| spared.contains(pid));
         self.spares.release();
         let give_up = Instant::now() + LAST_WAIT;
         loop {
