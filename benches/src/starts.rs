@@ -58,13 +58,17 @@ pub fn run(table: &mut Table) {
         exec.time(|| Command::new("/bin/true").status().unwrap());
         spawn.time(|| start_and_join(StartMethod::Spawn));
     }
-    // One right after the other, and without forks of this process in between.
+    // In turns again, and without forks of this process in between.
     let (mut without, mut with, mut raw_with) = (Times::default(), Times::default(), Times::default());
-    (0..25).for_each(|_| repeat(&mut without, || start_and_join(StartMethod::Forkserver)));
-    let gibibyte = vec![1u8; 1 << 30];
-    (0..25).for_each(|_| repeat(&mut with, || start_and_join(StartMethod::Forkserver)));
+    for _ in 0..10 {
+        repeat(&mut without, || start_and_join(StartMethod::Forkserver));
+        let gibibyte = std::hint::black_box(vec![1u8; 1 << 30]);
+        repeat(&mut with, || start_and_join(StartMethod::Forkserver));
+        drop(gibibyte);
+    }
+    let gibibyte = std::hint::black_box(vec![1u8; 1 << 30]);
     repeat(&mut raw_with, raw);
-    drop(std::hint::black_box(gibibyte));
+    drop(gibibyte);
 
     let (raw, ours) = (small.raw.median(), small.ours.median());
     table.row(
