@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use broody::{Error, ExitStatus, Pid, Pool};
+use broody::{AsyncResult, Error, ExitStatus, Pid, Pool};
 use broody_os::pidfd::PidFd;
 use broody_os::{proc, signals};
 use broody_tests::{supervisor, tell_pids, wait_for_test};
@@ -91,23 +91,25 @@ pub fn workers_are_killed(retries: u32, seed: u64) {
     assert_eq!(pool.map(work, 0..100).unwrap().len(), 100);
 }
 
-/// The program ends without dropping its pool.
-pub fn is_left_to_the_exit() {
-    let pool = Pool::builder().workers(2).build().unwrap();
-    let _running = pool.apply_async(idle, ()).unwrap();
-    let mut pids = pool.worker_pids();
-    pids.push(supervisor().unwrap());
-    tell_pids(&pids);
-    wait_for_test();
-    std::mem::forget(pool);
-}
-
-/// A pool with one busy worker, until the program is killed.
-pub fn idles() {
+/// Starts a pool with one busy worker, and tells the pids of its workers and of the supervisor.
+fn start_a_busy_pool() -> (Pool, AsyncResult<()>) {
     let pool = Pool::builder().workers(2).build().unwrap();
     let running = pool.apply_async(idle, ()).unwrap();
     let mut pids = pool.worker_pids();
     pids.push(supervisor().unwrap());
     tell_pids(&pids);
+    (pool, running)
+}
+
+/// The program ends without dropping its pool.
+pub fn is_left_to_the_exit() {
+    let (pool, _running) = start_a_busy_pool();
+    wait_for_test();
+    std::mem::forget(pool);
+}
+
+/// The pool lives until the program is killed.
+pub fn idles() {
+    let (_pool, running) = start_a_busy_pool();
     let _ = running.get();
 }

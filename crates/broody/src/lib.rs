@@ -34,6 +34,7 @@ mod context;
 mod error;
 mod exit;
 mod function;
+mod helper;
 mod pool;
 mod process;
 mod reaper;

@@ -17,9 +17,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use broody_os::events::{Epoll, EventFd, Trigger};
-use broody_os::{fork, signals};
 
 use crate::context::{Context, lock};
+use crate::helper;
 use crate::process::Shared;
 use crate::supervisor::link::Link;
 
@@ -63,14 +63,7 @@ impl Reaper {
         epoll.add(&bell, TOKEN_BELL, Trigger::Edge).map_err(|error| error.source)?;
         let state = Arc::new(State { epoll, watched: Mutex::default(), departed: Mutex::default(), bell });
         let theirs = state.clone();
-        signals::with_all_blocked(|| {
-            std::thread::Builder::new().name("broody-reaper".to_owned()).stack_size(256 * 1024).spawn(
-                move || {
-                    fork::set_thread_name("broody-reaper");
-                    theirs.work();
-                },
-            )
-        })?;
+        helper::start("broody-reaper", move || theirs.work())?;
         Ok(Self { state })
     }
 

@@ -1,14 +1,14 @@
 //! The thread of a pool: takes answers, hands out tasks, replaces workers.
 //!
 //! It sleeps in epoll. Workers wake it through one eventfd, and only while it says that it sleeps; the end of a worker wakes it
-//! through the worker's pidfd. A thread that waits for one task sleeps elsewhere, and does this work for its worker. It runs nobody's code: arguments are encoded and results decoded by the threads that call.
+//! through the worker's pidfd. A thread that waits for one task sleeps at its worker's doorbell instead, and takes that worker's
+//! answers itself. Nothing here runs anybody's code: arguments are encoded and results decoded by the threads that call.
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use broody_os::events::{Epoll, EventFd, Trigger};
-use broody_os::{fork, signals};
 
 use super::batch::Sink;
 use super::gather::Gather;
@@ -16,6 +16,7 @@ use super::schedule::Schedule;
 use super::slot::{self, Slot};
 use crate::Result;
 use crate::context::lock;
+use crate::helper;
 
 /// How soon the host looks for answers that no worker rang for. Doubles as long as there are none.
 const LOOK: Duration = Duration::from_millis(4);
@@ -59,14 +60,7 @@ impl Shared {
     /// Starts the thread.
     pub(super) fn start(self: &Arc<Self>) -> std::io::Result<std::thread::JoinHandle<()>> {
         let theirs = self.clone();
-        signals::with_all_blocked(|| {
-            std::thread::Builder::new().name("broody-pool".to_owned()).stack_size(512 * 1024).spawn(
-                move || {
-                    fork::set_thread_name("broody-pool");
-                    theirs.work();
-                },
-            )
-        })
+        helper::start("broody-pool", move || theirs.work())
     }
 
     /// Lets the thread look at the schedule again.

@@ -56,7 +56,7 @@ pub(super) struct Schedule {
     starting: usize,
     paces: Paces,
     retries: u32,
-    /// How often tasks that lost a worker have been tried, by number. Only those that wait for another try.
+    /// How often tasks that lost a worker have been tried, by number; forgotten when there is nothing left to do.
     tries: BTreeMap<u64, u32>,
     next_task: u64,
     /// The batch that is being handed in by a thread that will wait for it.
@@ -65,7 +65,7 @@ pub(super) struct Schedule {
     streams: usize,
     /// How many starts in a row have failed.
     failed_starts: u32,
-    /// Failures of workers with smaller numbers were started before the last one that counted: they are part of it.
+    /// Workers with smaller numbers were started before the last failure that counted: if they fail too, it is the same failure.
     next_counted: u64,
 }
 

@@ -70,7 +70,7 @@ where
         Fork::Parent(pid) => {
             drop(theirs);
             let name = identity.name;
-            let (pidfd, early) = await_start(pid, &name, &ours, &link)?;
+            let pidfd = await_start(pid, &name, &ours, &link)?;
             let birth = Birth {
                 name,
                 pid,
@@ -80,7 +80,7 @@ where
                 tied,
                 channel: ours,
                 link,
-                early,
+                early: Vec::new(),
             };
             Ok(Child::new(Shared::register(birth, number), function::name_of::<F>()))
         }
@@ -132,10 +132,8 @@ fn settle_in(link: &Link, channel: &OwnedFd, parent: Pid, tied: bool) -> Result<
     Ok(protocol::send(channel, &Notice::Started { pid }, &[], &[pidfd.as_fd()], true)?)
 }
 
-type Born = (PidFd, Vec<protocol::Message<Notice>>);
-
 /// Waits for the child's word that it runs, which brings its pidfd.
-fn await_start(pid: Pid, name: &str, channel: &OwnedFd, link: &Link) -> Result<Born> {
+fn await_start(pid: Pid, name: &str, channel: &OwnedFd, link: &Link) -> Result<PidFd> {
     let failed = |reason: String| Error::Start { name: name.to_owned(), reason };
     // Only to see it die early. Were it reaped by the host's own code before this line, the pid could be another process's by
     // now, which would cost patience and nothing else: the child's own word brings the handle that is kept.
@@ -167,7 +165,7 @@ fn await_start(pid: Pid, name: &str, channel: &OwnedFd, link: &Link) -> Result<B
         }
     };
     match outcome {
-        Ok(pidfd) => Ok((pidfd.into(), Vec::new())),
+        Ok(pidfd) => Ok(pidfd.into()),
         Err(error) => {
             link.check();
             // Ours and unreaped, or reaped by the host's code and then not to be found.

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use broody_os::memory::{self, SealedBytes};
+use broody_os::signals::SignalSet;
 use broody_os::{Pid, environment, fork, image};
 use serde::{Deserialize, Serialize};
 
@@ -91,7 +92,8 @@ fn settle_in(inherited: &Inherited) -> broody_os::Result<()> {
     if fork::parent_pid() != inherited.supervisor {
         fork::exit_now(NOT_STARTED);
     }
-    inherited.restore();
+    // A signal that was sent to this process before comes now: the supervisor forks with every signal blocked.
+    SignalSet::empty().block_exactly();
     Ok(())
 }
 

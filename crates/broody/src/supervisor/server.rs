@@ -64,13 +64,6 @@ pub(crate) struct Inherited {
 }
 
 impl Inherited {
-    /// For a forked child: signals as a fresh process of the host would have them.
-    ///
-    /// A signal that was sent to the child before this comes now: the supervisor forks with every signal blocked.
-    pub(crate) fn restore(&self) {
-        SignalSet::empty().block_exactly();
-    }
-
     /// What ps shows.
     pub(crate) fn restore_name(&self) {
         fork::set_thread_name(&self.name);
@@ -222,9 +215,7 @@ impl Server {
             let Some(sender) = message.sender else { continue };
             match message.header {
                 Request::Start(start) => self.start(sender, start, message.raw, message.descriptors),
-                Request::Adopt { pid, parent } if sender == pid || sender == parent => {
-                    self.adopt(pid, parent, message.descriptors)?;
-                }
+                Request::Adopt { pid, parent } => self.adopt(sender, pid, parent, message.descriptors)?,
                 Request::Cancel { number } => self.cancel(sender, number),
                 Request::Detach { pid } => self.detach(sender, pid),
                 Request::Quit if sender == self.host => {
@@ -232,7 +223,7 @@ impl Server {
                     self.host_gone = true;
                     return Ok(());
                 }
-                Request::Quit | Request::Hello | Request::Adopt { .. } => {}
+                Request::Quit | Request::Hello => {}
             }
         }
     }
@@ -280,8 +271,16 @@ impl Server {
         self.children.insert(pid, Entry { channel, parent: sender, number, kept: false });
     }
 
-    fn adopt(&mut self, pid: Pid, parent: Pid, descriptors: Vec<OwnedFd>) -> broody_os::Result<()> {
+    fn adopt(
+        &mut self,
+        sender: Pid,
+        pid: Pid,
+        parent: Pid,
+        descriptors: Vec<OwnedFd>,
+    ) -> broody_os::Result<()> {
+        let may_ask = sender == pid || sender == parent;
         if let Some(pidfd) = descriptors.into_iter().next()
+            && may_ask
             && !self.adopted.contains_key(&pid)
         {
             let pidfd = PidFd::from(pidfd);
@@ -368,8 +367,8 @@ impl Server {
     fn end_program(&mut self) -> broody_os::Result<()> {
         // Forked children whose adoption is still on its way. Nobody is left to start anything for.
         while let Ok(Arrived::Message(message)) = protocol::receive::<Request>(&self.requests, false) {
-            if let Request::Adopt { pid, parent } = message.header {
-                self.adopt(pid, parent, message.descriptors)?;
+            if let (Request::Adopt { pid, parent }, Some(sender)) = (message.header, message.sender) {
+                self.adopt(sender, pid, parent, message.descriptors)?;
             }
         }
         let spared = self.spared();
