@@ -49,6 +49,13 @@ fn remedy(call: &str, source: &io::Error) -> &'static str {
              keep fewer processes and files open"
         }
         (_, Some(libc::ENFILE)) => "; the machine's limit of open files (fs.file-max) is reached",
+        ("mmap", Some(libc::ENOMEM)) => {
+            "; there is no room in this process's address space (ulimit -v, RLIMIT_AS), or it has too many mappings \
+             (vm.max_map_count)"
+        }
+        ("ftruncate", Some(libc::EFBIG)) => {
+            "; the limit of file sizes (ulimit -f, RLIMIT_FSIZE) holds for shared memory, too: raise it"
+        }
         (_, Some(libc::ENOMEM | libc::ENOSPC)) => {
             "; there is not enough memory (or its cgroup's limit is reached)"
         }

@@ -11,6 +11,7 @@
 //! | [`signals`] | masks and dispositions |
 //! | [`socket`] | message sockets that pass descriptors and credentials |
 //! | [`memory`] | anonymous sealed memory and its mappings |
+//! | [`sparse`] | one large anonymous file of which pieces are reserved and given back |
 //! | [`futex`] | sleeping on a word in shared memory |
 //! | [`events`] | epoll, eventfd, poll |
 //! | [`proc`] | what /proc tells of processes |
@@ -31,6 +32,7 @@ pub mod pidfd;
 pub mod proc;
 pub mod signals;
 pub mod socket;
+pub mod sparse;
 pub mod wait;
 
 pub use error::{Error, Result};

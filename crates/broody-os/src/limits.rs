@@ -1,9 +1,11 @@
-//! CPUs and descriptors at hand. See sched_getaffinity(2), cgroups(7), getrlimit(2).
+//! CPUs, memory and descriptors at hand. See sched_getaffinity(2), cgroups(7), proc_meminfo(5), getrlimit(2).
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit};
+
+use crate::{Error, Result};
 
 /// How many CPUs this process may use: its affinity, cut down to its cgroup's CPU quota (rounded up). At least 1.
 ///
@@ -11,17 +13,25 @@ use rustix::process::{Resource, Rlimit};
 pub fn cpu_count() -> usize {
     let affinity = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count() as usize).max(1);
     let cgroup = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    match cgroup_quota(&cgroup, Path::new("/sys/fs/cgroup")) {
+    match tightest(&cgroup, Path::new(CGROUPS), "cpu", quota_of) {
         Some(quota) => affinity.min(quota.ceil().max(1.0) as usize),
         None => affinity,
     }
 }
 
-/// The tightest CPU quota on the way from this process's cgroup to the root, in CPUs.
+/// Where cgroups are mounted.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// The lowest of the figures that `read` finds in the cgroup directories on the way from this process's cgroup to the root.
 ///
 /// `membership` is the text of /proc/self/cgroup; `root` is where cgroups are mounted. In a container the path may name a
 /// place outside of it: then only the root is looked at, which is the container's own.
-fn cgroup_quota(membership: &str, root: &Path) -> Option<f64> {
+fn tightest(
+    membership: &str,
+    root: &Path,
+    controller: &str,
+    read: impl Fn(&Path) -> Option<f64>,
+) -> Option<f64> {
     let mut tightest: Option<f64> = None;
     for line in membership.lines() {
         let mut fields = line.splitn(3, ':');
@@ -30,16 +40,16 @@ fn cgroup_quota(membership: &str, root: &Path) -> Option<f64> {
         };
         let base = match controllers {
             "" => root.to_owned(),
-            list if list.split(',').any(|name| name == "cpu") => {
+            list if list.split(',').any(|name| name == controller) => {
                 let joined = root.join(list);
-                if joined.exists() { joined } else { root.join("cpu") }
+                if joined.exists() { joined } else { root.join(controller) }
             }
             _ => continue,
         };
         let mut directory: PathBuf = base.join(path.trim_start_matches('/'));
         while directory.starts_with(&base) {
-            if let Some(quota) = quota_of(&directory) {
-                tightest = Some(tightest.map_or(quota, |before| before.min(quota)));
+            if let Some(found) = read(&directory) {
+                tightest = Some(tightest.map_or(found, |before| before.min(found)));
             }
             if !directory.pop() {
                 break;
@@ -47,6 +57,50 @@ fn cgroup_quota(membership: &str, root: &Path) -> Option<f64> {
         }
     }
     tightest
+}
+
+/// Less than this is asked for without a look at what there is, in bytes.
+const WORTH_A_LOOK: u64 = 1 << 20;
+
+/// Refuses what the machine, or this process's cgroup, has no memory for.
+///
+/// Without this look, memory that is not there would wake the kernel's OOM killer instead of being an error. It is a look and no
+/// reservation: others may take the memory just after it.
+pub(crate) fn check_memory(length: u64) -> Result<()> {
+    if length >= WORTH_A_LOOK && available_memory().is_some_and(|available| available < length) {
+        return Err(Error::new("fallocate", rustix::io::Errno::NOMEM));
+    }
+    Ok(())
+}
+
+/// How much memory can be had without the OOM killer, in bytes: what the machine has, or less where a cgroup limits it.
+pub fn available_memory() -> Option<u64> {
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| field(&text, "MemAvailable:"));
+    let cgroup = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let cgroup = tightest(&cgroup, Path::new(CGROUPS), "memory", room_of).map(|bytes| bytes as u64);
+    [machine.map(|kilobytes| kilobytes * 1024), cgroup].into_iter().flatten().min()
+}
+
+/// The room that a cgroup has left, in bytes, counting pages of files that were not used lately as room.
+fn room_of(directory: &Path) -> Option<f64> {
+    let read = |name: &str| fs::read_to_string(directory.join(name)).ok();
+    let number = |text: String| text.trim().parse::<u64>().ok();
+    let (limit, used, idle) = match read("memory.max") {
+        Some(limit) => (number(limit)?, read("memory.current").and_then(number)?, "inactive_file"),
+        None => {
+            let used = read("memory.usage_in_bytes").and_then(number)?;
+            (read("memory.limit_in_bytes").and_then(number)?, used, "total_inactive_file")
+        }
+    };
+    let reclaimable = read("memory.stat").and_then(|text| field(&text, idle)).unwrap_or(0);
+    Some(limit.saturating_sub(used.saturating_sub(reclaimable)) as f64)
+}
+
+/// The number behind `name` in a text of such lines.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let mut words =
+        text.lines().map(str::split_ascii_whitespace).find(|line| line.clone().next() == Some(name))?;
+    words.nth(1)?.parse().ok()
 }
 
 fn quota_of(directory: &Path) -> Option<f64> {
@@ -113,13 +167,33 @@ mod tests {
             ("a/b/cpu.max", "max 100000"),
             ("cpu.max", "400000 100000"),
         ]);
-        assert_eq!(cgroup_quota("0::/a/b\n", &root.0), Some(1.5));
+        assert_eq!(tightest("0::/a/b\n", &root.0, "cpu", quota_of), Some(1.5));
     }
 
     #[test]
     fn version_one_quotas_are_understood() {
         let root = tree(&[("cpu/x/cpu.cfs_quota_us", "50000\n"), ("cpu/x/cpu.cfs_period_us", "100000\n")]);
-        assert_eq!(cgroup_quota("3:cpu,cpuacct:/x\n1:name=systemd:/x\n", &root.0), Some(0.5));
+        let membership = "3:cpu,cpuacct:/x\n1:name=systemd:/x\n";
+        assert_eq!(tightest(membership, &root.0, "cpu", quota_of), Some(0.5));
+    }
+
+    #[test]
+    fn the_room_of_a_cgroup_counts_idle_pages_of_files() {
+        let root = tree(&[
+            ("a/memory.max", "1000\n"),
+            ("a/memory.current", "700\n"),
+            ("a/memory.stat", "anon 500\ninactive_file 200\n"),
+            ("memory.max", "max\n"),
+            ("memory.current", "900\n"),
+        ]);
+        assert_eq!(tightest("0::/a\n", &root.0, "memory", room_of), Some(500.0));
+        let old = tree(&[
+            ("memory/b/memory.limit_in_bytes", "100"),
+            ("memory/b/memory.usage_in_bytes", "120"),
+            ("memory/b/memory.stat", "total_inactive_file 0"),
+        ]);
+        assert_eq!(tightest("4:memory:/b\n", &old.0, "memory", room_of), Some(0.0));
+        assert!(available_memory().is_some_and(|bytes| bytes > 1 << 20));
     }
 
     #[test]
@@ -129,7 +203,7 @@ mod tests {
             ("cpu/cpu.cfs_quota_us", "-1"),
             ("cpu/cpu.cfs_period_us", "100000"),
         ]);
-        assert_eq!(cgroup_quota("0::/\n2:cpu:/\n", &root.0), None);
+        assert_eq!(tightest("0::/\n2:cpu:/\n", &root.0, "cpu", quota_of), None);
         assert!(cpu_count() >= 1);
     }
 }

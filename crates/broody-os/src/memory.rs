@@ -87,14 +87,7 @@ impl Mapping {
     }
 
     fn with(fd: &OwnedFd, access: ProtFlags) -> Result<Self> {
-        let length = sealed_length(fd.as_fd())?;
-        let length = NonZeroUsize::new(length).ok_or_else(|| Error::new("mmap", rustix::io::Errno::INVAL))?;
-        // SAFETY: the kernel chooses a fresh range, which nothing else refers to.
-        let start =
-            unsafe { rustix::mm::mmap(std::ptr::null_mut(), length.get(), access, MapFlags::SHARED, fd, 0) };
-        let start = start.map_err(|error| Error::new("mmap", error))?;
-        let start = NonNull::new(start.cast()).ok_or_else(|| Error::new("mmap", rustix::io::Errno::NOMEM))?;
-        Ok(Self { start, length })
+        Self::window(fd, 0, sealed_length(fd.as_fd())?, access)
     }
 
     /// Maps the first `plain` bytes of the sealed memory behind `fd` once, and behind them each of `rings`, which follow in the
@@ -103,12 +96,35 @@ impl Mapping {
     /// Every length must be a multiple of the [page size](page_size) and not 0, and together they must be the memory's length.
     pub fn mirrored(fd: &OwnedFd, plain: usize, rings: &[usize]) -> Result<Self> {
         let whole = rings.iter().try_fold(plain, |sum, ring| sum.checked_add(*ring));
-        let fits = whole == Some(sealed_length(fd.as_fd())?);
-        let total = rings.iter().try_fold(plain, |sum, ring| sum.checked_add(ring.checked_mul(2)?));
-        let length = total.and_then(NonZeroUsize::new).filter(|_| fits);
+        if whole != Some(sealed_length(fd.as_fd())?) {
+            return Err(Error::new("mmap", rustix::io::Errno::INVAL));
+        }
+        let mut pieces = vec![(0, plain)];
+        let mut offset = plain as u64;
+        for ring in rings {
+            pieces.extend([(offset, *ring); 2]);
+            offset += *ring as u64;
+        }
+        Self::pieces(fd, &pieces)
+    }
+
+    /// Maps `length` bytes from `offset` on. The caller knows that the memory does not shrink below their end.
+    pub(crate) fn window(fd: &OwnedFd, offset: u64, length: usize, access: ProtFlags) -> Result<Self> {
+        let length = NonZeroUsize::new(length).ok_or_else(|| Error::new("mmap", rustix::io::Errno::INVAL))?;
+        let (hint, flags) = (std::ptr::null_mut(), MapFlags::SHARED | MapFlags::NORESERVE);
+        // SAFETY: the kernel chooses a fresh range, which nothing else refers to.
+        let start = unsafe { rustix::mm::mmap(hint, length.get(), access, flags, fd, offset) };
+        let start = start.map_err(|error| Error::new("mmap", error))?;
+        let start = NonNull::new(start.cast()).ok_or_else(|| Error::new("mmap", rustix::io::Errno::NOMEM))?;
+        Ok(Self { start, length })
+    }
+
+    /// Maps pieces, each an offset and a length in whole pages and not empty, one behind the other.
+    pub(crate) fn pieces(fd: &OwnedFd, pieces: &[(u64, usize)]) -> Result<Self> {
         let refused = || Error::new("mmap", rustix::io::Errno::INVAL);
-        let length = length.ok_or_else(refused)?;
-        if rings.iter().chain([&plain]).any(|part| *part == 0 || part % page_size() != 0) {
+        let total = pieces.iter().try_fold(0usize, |sum, (_, length)| sum.checked_add(*length));
+        let length = total.and_then(NonZeroUsize::new).ok_or_else(refused)?;
+        if pieces.iter().any(|(_, length)| *length == 0 || length % page_size() != 0) {
             return Err(refused());
         }
         // SAFETY: the kernel chooses a fresh range, which nothing else refers to. It is only reserved: no access.
@@ -123,22 +139,14 @@ impl Mapping {
         let start = NonNull::new(start.map_err(|error| Error::new("mmap", error))?.cast::<u8>())
             .ok_or_else(refused)?;
         let mapping = Self { start, length };
-        let copies = [(0, plain, 1)].into_iter().chain(rings.iter().scan(plain, |at, ring| {
-            let offset = *at;
-            *at += ring;
-            Some((offset, *ring, 2))
-        }));
         let mut place = start.as_ptr();
-        for (offset, length, times) in copies {
-            for _ in 0..times {
-                let access = ProtFlags::READ | ProtFlags::WRITE;
-                let flags = MapFlags::SHARED | MapFlags::FIXED;
-                // SAFETY: `place..place + length` lies in the range reserved above, whose size counts every copy.
-                let mapped =
-                    unsafe { rustix::mm::mmap(place.cast(), length, access, flags, fd, offset as u64) };
-                mapped.map_err(|error| Error::new("mmap", error))?;
-                place = place.wrapping_add(length);
-            }
+        for (offset, length) in pieces {
+            let access = ProtFlags::READ | ProtFlags::WRITE;
+            let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE;
+            // SAFETY: `place..place + length` lies in the range reserved above, whose size is the sum of all lengths.
+            let mapped = unsafe { rustix::mm::mmap(place.cast(), *length, access, flags, fd, *offset) };
+            mapped.map_err(|error| Error::new("mmap", error))?;
+            place = place.wrapping_add(*length);
         }
         Ok(mapping)
     }

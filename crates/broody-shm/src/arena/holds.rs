@@ -1,0 +1,185 @@
+//! Holds: who keeps an object alive.
+//!
+//! A hold is a line of a table: this object, kept by that process, or on its way in that queue. An object is freed when its last
+//! hold goes. Counting in one word would be wrong for ever after a death between the count and what was counted; lines say who
+//! counts, and those of a dead process are taken away.
+//!
+//! ```text
+//! process P, no queue           P keeps the object (one line for all of P's handles)
+//! process P, queue Q at p       in transit: P puts a message at position p that refers to the object, or takes such a message
+//! ```
+//!
+//! The line of a message needs no change of its own when the message is published or taken: it belongs to the queue as long as the queue's
+//! head <= p < tail. **The store of the tail hands it from the putter to the queue, the store of the head from the queue to the taker**,
+//! both in the same instant as the message itself. A putter that dies before its store is found with p >= tail, and its line goes;
+//! a taker that dies before its store is found with p still in the queue, and the line stays.
+//!
+//! All else happens under the arena's lock, where a line is made or freed by the one store of its object.
+
+use super::layout::{HOLD_TABLE, OBJECT_TABLE};
+use super::objects::Request;
+use super::{Arena, Locked};
+use crate::ArenaError;
+use crate::owner::Owner;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// A hold's line.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Hold {
+    /// The object's number plus one; 0: the line is free.
+    pub(super) object: AtomicU32,
+    /// The process that keeps it, or that put or takes the message.
+    pub(crate) process: AtomicU32,
+    /// The queue's number plus one.
+    pub(crate) queue: AtomicU32,
+    pub(super) flags: AtomicU32,
+    /// Where in the queue.
+    pub(crate) position: AtomicU64,
+    /// Counts the uses of this line, so that an old reference to it is known as such.
+    pub(super) use_number: AtomicU32,
+    /// The next free line plus one. Derived.
+    next: AtomicU32,
+}
+
+const _: () = assert!(size_of::<Hold>() == 32);
+
+/// It is not the process's own, but on its way to somebody.
+pub(super) const IN_TRANSIT: u32 = 1;
+
+/// The process has taken part in the barrier that this is a hold of.
+pub(crate) const TOOK_PART: u32 = 2;
+
+/// A hold on its way: in an encoded handle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HoldId {
+    /// The line.
+    pub index: u32,
+    /// Which use of it.
+    pub use_number: u32,
+}
+
+// Relaxed throughout: all of it is done under the arena's lock, except what the module comment says of messages.
+impl Locked<'_> {
+    /// Makes an object with one hold of this process's.
+    pub(super) fn make(&self, request: &Request) -> Result<(u32, u64, u32), ArenaError> {
+        let object = self.prepare(request)?;
+        match self.add_hold(object, 0) {
+            Ok(hold) => Ok((object, self.name(object), hold.index)),
+            Err(error) => {
+                // It was never there: only its line and its pages are.
+                self.arena.header().objects.fetch_add(1, Ordering::Relaxed);
+                self.unname(object);
+                Err(error)
+            }
+        }
+    }
+
+    /// A new hold of this process's.
+    pub(super) fn add_hold(&self, object: u32, flags: u32) -> Result<HoldId, ArenaError> {
+        let header = self.arena.header();
+        let index = match header.free_hold.load(Ordering::Relaxed).checked_sub(1) {
+            Some(index) => {
+                header.free_hold.store(self.arena.hold(index).next.load(Ordering::Relaxed), Ordering::Relaxed);
+                index
+            }
+            None => {
+                let index = self.arena.used(&HOLD_TABLE);
+                self.arena.ensure(&HOLD_TABLE, index)?;
+                index
+            }
+        };
+        let hold = self.arena.hold(index);
+        hold.process.store(self.me.bits(), Ordering::Relaxed);
+        hold.queue.store(0, Ordering::Relaxed);
+        hold.flags.store(flags, Ordering::Relaxed);
+        hold.position.store(0, Ordering::Relaxed);
+        let use_number = hold.use_number.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        hold.object.store(object + 1, Ordering::Release);
+        self.arena.object(object).holds.fetch_add(1, Ordering::Relaxed);
+        Ok(HoldId { index, use_number })
+    }
+
+    /// Ends a hold; frees its object if that was the last one.
+    pub(super) fn release_hold(&self, index: u32) {
+        let hold = self.arena.hold(index);
+        let Some(object) = hold.object.swap(0, Ordering::Release).checked_sub(1) else { return };
+        let free = &self.arena.header().free_hold;
+        hold.next.store(free.load(Ordering::Relaxed), Ordering::Relaxed);
+        free.store(index + 1, Ordering::Relaxed);
+        let line = self.arena.object(object);
+        if line.holds.fetch_sub(1, Ordering::Relaxed) == 1 && line.is_there() && !self.is_kept(object) {
+            self.free_object(object);
+        }
+    }
+
+    /// The hold, if it is still in that use and on its way.
+    pub(super) fn in_transit(&self, id: HoldId) -> Option<&Hold> {
+        if id.index >= self.arena.used(&HOLD_TABLE) {
+            return None;
+        }
+        let hold = self.arena.hold(id.index);
+        let same = hold.object.load(Ordering::Relaxed) != 0
+            && hold.use_number.load(Ordering::Relaxed) == id.use_number
+            && hold.flags.load(Ordering::Relaxed) & IN_TRANSIT != 0;
+        same.then_some(hold)
+    }
+
+    /// Whether a message in a queue keeps the object alive by this hold.
+    fn is_in_queue(&self, hold: &Hold) -> bool {
+        let queue = hold.queue.load(Ordering::Relaxed).checked_sub(1);
+        queue.is_some_and(|queue| self.arena.queue_has(queue, hold.position.load(Ordering::Relaxed)))
+    }
+
+    /// Takes away what a dead process held, in the order that [recovery](super::recovery) needs. `repair` is called for each object
+    /// that it kept, with its hold.
+    pub(super) fn release_holds_of(&self, dead: Owner, repair: impl Fn(u32, &Hold)) {
+        let dead_ones = || {
+            (0..self.arena.used(&HOLD_TABLE)).map(|index| (index, self.arena.hold(index))).filter(|(_, hold)| {
+                hold.object.load(Ordering::Relaxed) != 0 && hold.process.load(Ordering::Relaxed) == dead.bits()
+            })
+        };
+        // First what was on its way: as long as a queue that it put into or took from is still locked by the dead process, nobody else
+        // puts a message at the same position.
+        for (index, hold) in dead_ones().filter(|(_, hold)| hold.queue.load(Ordering::Relaxed) != 0) {
+            if self.is_in_queue(hold) {
+                // Unless somebody takes it just now.
+                let _ = hold.process.compare_exchange(dead.bits(), 0, Ordering::Relaxed, Ordering::Relaxed);
+            } else if hold.process.load(Ordering::Acquire) == dead.bits() {
+                // Whoever has taken it since had written his own name there before he moved the head.
+                self.release_hold(index);
+            }
+        }
+        for (_, hold) in dead_ones().filter(|(_, hold)| hold.flags.load(Ordering::Relaxed) & IN_TRANSIT == 0) {
+            repair(hold.object.load(Ordering::Relaxed) - 1, hold);
+        }
+        for (index, _) in dead_ones() {
+            self.release_hold(index);
+        }
+    }
+
+    /// Counts the holds of each object anew, and makes the list of free lines.
+    pub(super) fn count_holds(&self) {
+        let (arena, free) = (self.arena, &self.arena.header().free_hold);
+        free.store(0, Ordering::Relaxed);
+        for index in 0..arena.used(&HOLD_TABLE) {
+            let hold = arena.hold(index);
+            let object = hold.object.load(Ordering::Relaxed).checked_sub(1);
+            let object = object.filter(|object| *object < arena.used(&OBJECT_TABLE));
+            match object.map(|object| arena.object(object)).filter(|object| object.is_there()) {
+                Some(object) => _ = object.holds.fetch_add(1, Ordering::Relaxed),
+                None => {
+                    hold.object.store(0, Ordering::Relaxed);
+                    hold.next.store(free.load(Ordering::Relaxed), Ordering::Relaxed);
+                    free.store(index + 1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+}
+
+impl Arena {
+    pub(crate) fn hold(&self, index: u32) -> &Hold {
+        self.item(&HOLD_TABLE, index)
+    }
+}

@@ -1,0 +1,93 @@
+//! What is put right when a process has died.
+//!
+//! By the supervisor, which looks at each dead child before it reaps it; or by whoever has waited for [`BOUND`] and finds
+//! the holder dead. Under the arena's lock, so that there is one at a time, and in an order that can begin anew at any point:
+//!
+//! 1. The arena's own lock, if the dead process held it, is freed; who takes it next, this process most likely, rebuilds what is derived.
+//! 2. Each object that it kept is repaired: a lock that it held is free and says OWNER_DIED; permits that it had are back; a barrier that
+//!    it took part in is broken.
+//! 3. Its holds go, and with the last one its objects.
+//! 4. Notifications that it had got and not used are passed on, and its waiters' lines are freed.
+//! 5. Its slot is free: now nothing is left of it.
+//! 6. Everybody who sleeps in the arena is woken, to look again.
+//!
+//! A process that is killed in the middle of this leaves a slot that is still the dead one's: it is done again.
+
+use broody_os::Pid;
+
+use super::holds::Hold;
+use super::objects::Kind;
+use super::{Arena, TOOK_PART};
+use crate::owner::Owner;
+use crate::robust::condition::Condition;
+use crate::sync::{Deadline, Ordering};
+use crate::{queue, robust};
+
+impl Arena {
+    /// Puts right what the process `owner`, which is dead, has left. `false` when the arena's lock could not be had before `deadline`.
+    pub(crate) fn recover(&self, owner: Owner, deadline: Deadline) -> bool {
+        self.header().lock.repair(owner);
+        let Ok(locked) = self.lock(deadline) else { return false };
+        if self.pid_of(owner).is_none() {
+            // Somebody else has done it.
+            return true;
+        }
+        let orderly = self.took_leave(owner);
+        locked.release_holds_of(owner, |object, hold| {
+            let took_part = hold.flags.load(Ordering::Relaxed) & TOOK_PART != 0 && !orderly;
+            self.repair_object(object, owner, took_part, hold);
+        });
+        for (_, line) in self.waiters().filter(|(whose, _)| *whose == owner) {
+            let object = line.object.load(Ordering::Relaxed);
+            let notified = line.state.load(Ordering::Relaxed) == Condition::NOTIFIED;
+            Self::free_waiter(line, owner);
+            if notified && object != 0 {
+                Condition::pass_on(self, object - 1);
+            }
+        }
+        self.free_slot(owner);
+        drop(locked);
+        self.broadcast();
+        true
+    }
+
+    fn repair_object(&self, index: u32, dead: Owner, took_part: bool, hold: &Hold) {
+        let object = self.object(index);
+        let offset = object.offset.load(Ordering::Relaxed);
+        let (Some(kind), Ok(body)) = (object.kind(), self.small(offset)) else { return };
+        if !object.is_there() {
+            return;
+        }
+        let body = super::Body::new(body, object.length.load(Ordering::Relaxed));
+        match kind {
+            Kind::Lock => body.get::<robust::guarded::Guarded>().repair(dead),
+            Kind::Permits => body.get::<robust::permits::Permits>().repair(&body, dead),
+            Kind::Barrier if took_part => body.get::<robust::barrier::Barrier>().break_by_death(),
+            Kind::Queue => body.get::<queue::Control>().repair(dead, &hold.position),
+            Kind::Barrier
+            | Kind::Semaphore
+            | Kind::Condition
+            | Kind::Event
+            | Kind::End
+            | Kind::Ring
+            | Kind::Blob
+            | Kind::Memory => {}
+        }
+    }
+
+    /// Puts right what the process `pid`, which has ended, has left; nothing, if it did not use the arena.
+    ///
+    /// For whoever sees a process end, before it is reaped. `false` when it has to be done again, later: the arena's lock is held
+    /// by a process that is stopped.
+    pub fn recover_process(&self, pid: Pid, deadline: Deadline) -> bool {
+        let dead: Vec<Owner> =
+            self.owners().filter(|owner| self.pid_of(*owner) == Some(pid) && self.is_dead(*owner)).collect();
+        dead.into_iter().all(|owner| self.recover(owner, deadline))
+    }
+
+    /// Puts right what any dead process has left. `false` as for [`recover_process`](Self::recover_process).
+    pub fn recover_all(&self, deadline: Deadline) -> bool {
+        let dead: Vec<Owner> = self.owners().filter(|owner| self.is_dead(*owner)).collect();
+        dead.into_iter().all(|owner| self.recover(owner, deadline))
+    }
+}

@@ -1,0 +1,134 @@
+//! One slot for each process that uses an arena.
+//!
+//! ```text
+//! word: | pid: 32 | generation: 31 | live: 1 |
+//! ```
+//!
+//! A process claims a free slot by one compare-and-swap that writes its pid and the next generation at once, so that there is no
+//! instant in which a slot is taken by nobody. It keeps the slot until it is dead *and* everything that it owned has been repaired;
+//! only then is the slot free, and whoever gets it next is another [`Owner`].
+//!
+//! Whether a process is dead is asked from the kernel, by its pid and the time when it started: a pid that was given away
+//! since has another one.
+
+use broody_os::pidfd::PidFd;
+use broody_os::{Pid, fork, proc};
+
+use super::Arena;
+use super::layout::SLOT_TABLE;
+use crate::ArenaError;
+use crate::owner::Owner;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// A process's line.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(super) struct Slot {
+    word: AtomicU64,
+    /// In clock ticks since boot; 0 until its process has written it.
+    started: AtomicU64,
+    /// Rung when something happened that this process watches. A futex.
+    pub(super) bell: AtomicU32,
+    /// It ends in an orderly way, and took leave.
+    left: AtomicU32,
+}
+
+const _: () = assert!(size_of::<Slot>() == 64);
+
+const LIVE: u64 = 1;
+
+fn generation(word: u64) -> u32 {
+    (word as u32) >> 1
+}
+
+impl Arena {
+    fn slot(&self, owner: Owner) -> &Slot {
+        self.item(&SLOT_TABLE, owner.slot())
+    }
+
+    /// Claims a slot for the calling process.
+    pub(super) fn claim_slot(&self) -> Result<Owner, ArenaError> {
+        let pid = fork::pid();
+        let started = proc::stat(pid).map_or(0, |stat| stat.start_time);
+        for index in 0..SLOT_TABLE.most {
+            self.ensure(&SLOT_TABLE, index)?;
+            let slot = self.item(&SLOT_TABLE, index);
+            let word = slot.word.load(Ordering::Relaxed);
+            if word & LIVE != 0 {
+                continue;
+            }
+            let next = generation(word).wrapping_add(1) & (u32::MAX >> 1);
+            let claimed = ((pid as u64) << 32) | (u64::from(next) << 1) | LIVE;
+            // Acquire: what the last owner's repair has left is seen.
+            if slot.word.compare_exchange(word, claimed, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                continue;
+            }
+            slot.left.store(0, Ordering::Relaxed);
+            slot.started.store(started, Ordering::Release);
+            return Ok(Owner::new(index, next));
+        }
+        Err(ArenaError::TooMany { what: "processes", most: SLOT_TABLE.most })
+    }
+
+    /// The pid behind `owner`, if its slot is still in that generation.
+    pub(super) fn pid_of(&self, owner: Owner) -> Option<Pid> {
+        let word = self.slot(owner).word.load(Ordering::Acquire);
+        let same = word & LIVE != 0 && Owner::new(owner.slot(), generation(word)) == owner;
+        same.then_some((word >> 32) as Pid)
+    }
+
+    /// Whether the process behind `owner` is known to have ended, all its threads included.
+    ///
+    /// `false` when it cannot be known for want of a descriptor.
+    pub(super) fn is_dead(&self, owner: Owner) -> bool {
+        let Some(pid) = self.pid_of(owner) else { return true };
+        if pid == fork::pid() {
+            return false;
+        }
+        let started = self.slot(owner).started.load(Ordering::Acquire);
+        match proc::stat(pid) {
+            None => true,
+            Some(stat) if started != 0 && stat.start_time != started => true,
+            // The first thread may be a zombie while others run: the pidfd knows.
+            Some(stat) if stat.letter == 'Z' || stat.letter == 'X' => {
+                PidFd::open(pid).is_ok_and(|pidfd| pidfd.has_ended().unwrap_or(false))
+            }
+            Some(_) => false,
+        }
+    }
+
+    /// Every process that has a slot.
+    pub(super) fn owners(&self) -> impl Iterator<Item = Owner> {
+        (0..self.used(&SLOT_TABLE)).filter_map(|index| {
+            let word = self.item(&SLOT_TABLE, index).word.load(Ordering::Acquire);
+            (word & LIVE != 0).then(|| Owner::new(index, generation(word)))
+        })
+    }
+
+    /// Gives the slot of a dead process, of which nothing is left, to whoever claims it next.
+    pub(super) fn free_slot(&self, owner: Owner) {
+        let slot = self.slot(owner);
+        let word = slot.word.load(Ordering::Relaxed);
+        if self.pid_of(owner).is_some() {
+            slot.started.store(0, Ordering::Relaxed);
+            // Release: the repairs, for the next owner. The generation stays, to be counted up by the next claim.
+            let free = u64::from(generation(word)) << 1;
+            let _ = slot.word.compare_exchange(word, free, Ordering::Release, Ordering::Relaxed);
+        }
+    }
+
+    /// The calling process ends in an orderly way.
+    pub(super) fn take_leave(&self, me: Owner) {
+        self.slot(me).left.store(1, Ordering::Release);
+    }
+
+    /// Whether `owner` took leave before it ended.
+    pub(super) fn took_leave(&self, owner: Owner) -> bool {
+        self.slot(owner).left.load(Ordering::Acquire) != 0
+    }
+
+    /// The word that is rung for `owner`.
+    pub(super) fn bell_of(&self, owner: Owner) -> &AtomicU32 {
+        &self.slot(owner).bell
+    }
+}

@@ -1,0 +1,167 @@
+//! Who sleeps, and where.
+//!
+//! A sleeper claims a line of this table by one compare-and-swap on its owner and writes down on which word it sleeps. That is what a
+//! death is told by: the repair is followed by a wake of every word that anybody sleeps on. So nobody has to know whether the
+//! dead process was about to wake someone, or was woken instead of someone.
+//!
+//! A sleeper writes its line first and lets the kernel compare the word then; the broadcast comes after the repair and reads the
+//! lines. With a fence on both sides, either the broadcast finds the line or the kernel finds the word changed.
+//!
+//! A waiter of a [condition](crate::robust::condition) sleeps on its own line's `state`, which says whether it was notified.
+//!
+//! The line of a dead process is freed by its repair. A full table costs no correctness: who finds no line sleeps all the same, and
+//! looks again after [`BOUND`].
+
+use std::time::Duration;
+
+use broody_os::futex::{self, Woken};
+
+use super::Arena;
+use super::layout::WAITER_TABLE;
+use crate::owner::Owner;
+use crate::sync::{AtomicU32, AtomicU64, BOUND, Deadline, Ordering, Parking, Slept, fence};
+
+/// A sleeper's line.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Waiter {
+    /// Who sleeps; 0: the line is free.
+    owner: AtomicU32,
+    /// A waiter of a condition: whether it was notified. It sleeps here.
+    pub(crate) state: AtomicU32,
+    /// The object (its number plus one) whose condition it waits for.
+    pub(crate) object: AtomicU32,
+    _unused: AtomicU32,
+    /// Which came first.
+    pub(crate) ticket: AtomicU64,
+    /// Where the word is that it sleeps on, as an offset in the file; 0: it does not sleep.
+    word: AtomicU64,
+}
+
+const _: () = assert!(size_of::<Waiter>() == 64);
+
+/// A line that this process has, freed on drop.
+pub(crate) struct WaiterLine<'a> {
+    pub(crate) line: &'a Waiter,
+    arena: &'a Arena,
+}
+
+impl Drop for WaiterLine<'_> {
+    fn drop(&mut self) {
+        self.line.word.store(0, Ordering::Relaxed);
+        self.line.object.store(0, Ordering::Relaxed);
+        // Release: whoever claims the line next finds it clean.
+        self.line.owner.store(0, Ordering::Release);
+    }
+}
+
+impl Arena {
+    /// Claims a line for `me`.
+    pub(crate) fn claim_waiter(&self, me: Owner) -> Option<WaiterLine<'_>> {
+        for index in 0..WAITER_TABLE.most {
+            self.ensure(&WAITER_TABLE, index).ok()?;
+            let line = self.item(&WAITER_TABLE, index);
+            // Acquire: what the last owner did to the line is over.
+            if line.owner.load(Ordering::Relaxed) == 0
+                && line.owner.compare_exchange(0, me.bits(), Ordering::Acquire, Ordering::Relaxed).is_ok()
+            {
+                return Some(WaiterLine { line, arena: self });
+            }
+        }
+        None
+    }
+
+    /// Every line that somebody has.
+    pub(crate) fn waiters(&self) -> impl Iterator<Item = (Owner, &Waiter)> {
+        (0..self.used(&WAITER_TABLE)).filter_map(|index| {
+            let line = self.item(&WAITER_TABLE, index);
+            Some((Owner::in_word(line.owner.load(Ordering::Acquire))?, line))
+        })
+    }
+
+    /// Frees a line of a dead process.
+    pub(super) fn free_waiter(line: &Waiter, dead: Owner) {
+        line.word.store(0, Ordering::Relaxed);
+        line.object.store(0, Ordering::Relaxed);
+        let _ = line.owner.compare_exchange(dead.bits(), 0, Ordering::Release, Ordering::Relaxed);
+    }
+
+    /// Wakes everybody who sleeps on a word of this arena, after a repair.
+    pub(super) fn broadcast(&self) {
+        fence(Ordering::SeqCst);
+        for (_, line) in self.waiters() {
+            let offset = line.word.load(Ordering::Relaxed);
+            if let Some(word) = self.word_at(offset) {
+                futex::wake(word, u32::MAX);
+            }
+        }
+        self.ring_bells();
+    }
+
+    /// Lets everybody who watches look at what he watches.
+    pub(crate) fn ring_bells(&self) {
+        for owner in self.owners() {
+            self.ring_bell(owner);
+        }
+    }
+
+    /// Lets the watcher of `owner` look at what it watches.
+    pub(super) fn ring_bell(&self, owner: Owner) {
+        let bell = self.bell_of(owner);
+        // Release: what happened before is seen by who sees the new number.
+        bell.fetch_add(1, Ordering::Release);
+        futex::wake(bell, 1);
+    }
+
+    /// Sleeps, as `Parking` says, with the line that the sleeper has.
+    pub(crate) fn sleep_with(&self, line: Option<&Waiter>, word: &AtomicU32, value: u32, deadline: Deadline) -> Slept {
+        let left = deadline.left();
+        if left == Some(Duration::ZERO) {
+            return Slept::TimedOut;
+        }
+        if let Some(line) = line {
+            line.word.store(self.offset_of(word), Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+        }
+        let limit = left.map_or(BOUND, |left| left.min(BOUND));
+        let woken = futex::wait(word, value, limit);
+        if let Some(line) = line {
+            line.word.store(0, Ordering::Relaxed);
+        }
+        match woken {
+            Woken::Perhaps => Slept::Perhaps,
+            Woken::TimedOut if left.is_some_and(|left| left <= BOUND) => Slept::TimedOut,
+            Woken::TimedOut => Slept::Bound,
+        }
+    }
+}
+
+impl Parking for Arena {
+    fn sleep(&self, word: &AtomicU32, value: u32, deadline: Deadline) -> Slept {
+        let line = self.me().ok().and_then(|me| self.claim_waiter(me));
+        self.sleep_with(line.as_ref().map(|line| line.line), word, value, deadline)
+    }
+
+    fn wake(&self, word: &AtomicU32, count: u32) {
+        futex::wake(word, count);
+    }
+
+    fn spin(&self, round: u32) -> bool {
+        self.may_spin() && {
+            for _ in 0..(1 << round.min(6)) {
+                std::hint::spin_loop();
+            }
+            round < 20
+        }
+    }
+
+    fn bury(&self, owner: Owner) {
+        if self.is_dead(owner) {
+            self.recover(owner, Deadline::after(BOUND));
+        }
+    }
+
+    fn note_rescue(&self) {
+        self.header().rescues.fetch_add(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,50 @@
+//! Bytes that do not change any more, handed over without a copy.
+//!
+//! A blob is filled by the process that makes it, before anybody else can know of it, and only read from then on. It is an object like others:
+//! each process that has it keeps it by a hold, a message that refers to it has one, and its pages go back to the machine with the
+//! last of them, whether that is dropped or dies.
+
+use std::sync::Arc;
+
+use crate::ArenaError;
+use crate::arena::{Arena, Held, Kind, Request};
+
+/// The bytes.
+#[derive(Debug, Clone)]
+pub struct Blob {
+    held: Arc<Held>,
+}
+
+impl Blob {
+    /// Makes a blob of `length` bytes, which `fill` writes; they are zero before.
+    ///
+    /// # Errors
+    /// [`ArenaError::Os`] with ENOSPC or ENOMEM when there is no memory for it.
+    pub fn new(arena: &'static Arena, length: usize, fill: impl FnOnce(&mut [u8])) -> Result<Self, ArenaError> {
+        let request = Request { kind: Kind::Blob, length: length as u64, tag: 0, parent: None };
+        let held = arena.make(&request)?;
+        // SAFETY: the body is that long, and nobody else knows of it yet.
+        fill(unsafe { std::slice::from_raw_parts_mut(held.body().as_ptr().as_ptr(), length) });
+        Ok(Self { held })
+    }
+
+    /// The blob behind a handle; `None` when it is something else.
+    pub fn from_held(held: Arc<Held>) -> Option<Self> {
+        (held.kind() == Kind::Blob).then_some(Self { held })
+    }
+
+    /// The handle.
+    pub fn held(&self) -> &Arc<Held> {
+        &self.held
+    }
+}
+
+impl std::ops::Deref for Blob {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let body = self.held.body();
+        // SAFETY: mapped as long as the handle lives, and no process of the program writes to a blob after `new`.
+        unsafe { std::slice::from_raw_parts(body.as_ptr().as_ptr(), body.length() as usize) }
+    }
+}

@@ -1,0 +1,201 @@
+//! A meeting of a number of parties.
+//!
+//! One word of 64 bits, so that every step is one compare-and-swap:
+//!
+//! ```text
+//! | arrived: 16 | how the last 16 phases ended: 16 | phase: 31 | broken: 1 |      the low half is what is slept on
+//! ```
+//!
+//! Each party counts `arrived` up; the last one counts the phase up instead, and everybody of the phase before goes on. A *reset* also begins
+//! a new phase, and notes that the one before ended without a meeting: whoever waited in it is told that the barrier broke.
+//!
+//! # What a SIGKILL leaves
+//!
+//! A party that died will not come, in this phase or any later one. Its hold on the barrier says that it took part, and the repair breaks the barrier,
+//! for those who wait and those who come, until somebody resets it. A process that ends in an orderly way, or lets go of its handle,
+//! breaks nothing. The last party, killed before its compare-and-swap, has not come; killed after it, before the wake: the broadcast.
+
+use crate::arena::Words;
+use crate::sync::{AtomicU32, AtomicU64, Deadline, Ordering, Parking, Slept};
+
+/// The words, in shared memory. All zero bytes, but for the number of parties, are a barrier that nobody has come to.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Barrier {
+    word: AtomicU64,
+    parties: AtomicU32,
+    _unused: AtomicU32,
+}
+
+// SAFETY: atomics.
+unsafe impl Words for Barrier {}
+
+/// The barrier was broken: by a death, by a party that gave up, by [`abort`](Barrier::abort) or [`reset`](Barrier::reset).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Broken;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct State {
+    arrived: u16,
+    /// The lowest bit: whether the phase before this one ended by a reset.
+    resets: u16,
+    phase: u32,
+    broken: bool,
+}
+
+const PHASES: u32 = u32::MAX >> 1;
+
+impl State {
+    fn unpack(word: u64) -> Self {
+        let low = word as u32;
+        Self {
+            arrived: (word >> 48) as u16,
+            resets: (word >> 32) as u16,
+            phase: low >> 1,
+            broken: low & 1 != 0,
+        }
+    }
+
+    fn pack(self) -> u64 {
+        (u64::from(self.arrived) << 48)
+            | (u64::from(self.resets) << 32)
+            | (u64::from(self.phase) << 1)
+            | u64::from(self.broken)
+    }
+
+    fn next(self, reset: bool) -> Self {
+        Self {
+            arrived: 0,
+            resets: (self.resets << 1) | u16::from(reset),
+            phase: self.phase.wrapping_add(1) & PHASES,
+            broken: false,
+        }
+    }
+
+    /// How the phase `phase`, which is over, ended. One that is long over has ended well.
+    fn was_reset(self, phase: u32) -> bool {
+        let ago = self.phase.wrapping_sub(phase).wrapping_sub(1) & PHASES;
+        ago < 16 && (self.resets >> ago) & 1 != 0
+    }
+}
+
+impl Barrier {
+    /// The most parties.
+    pub const MOST: u32 = u16::MAX as u32;
+
+    pub(crate) fn start(&self, parties: u32) {
+        self.parties.store(parties, Ordering::Relaxed);
+    }
+
+    /// How many parties meet.
+    pub fn parties(&self) -> u32 {
+        self.parties.load(Ordering::Relaxed)
+    }
+
+    fn state(&self) -> State {
+        State::unpack(self.word.load(Ordering::Acquire))
+    }
+
+    /// The half that is slept on, which the phase and the flag are in.
+    fn half(&self) -> &AtomicU32 {
+        const { assert!(cfg!(target_endian = "little"), "the low half comes first") };
+        // SAFETY: the first four bytes of an atomic of eight, aligned, used only as an address to sleep on and for waking.
+        unsafe { &*std::ptr::from_ref(&self.word).cast::<AtomicU32>() }
+    }
+
+    /// Waits until all parties have come, at most until `deadline`. Gives how many came after this one: 0 for the last one, which
+    /// runs `action` before the others go on.
+    ///
+    /// # Errors
+    /// [`Broken`], also where the time is over or `action` fails: then the barrier breaks for all.
+    pub fn wait(
+        &self,
+        parking: &impl Parking,
+        deadline: Deadline,
+        action: impl FnOnce() -> bool,
+    ) -> Result<u32, Broken> {
+        let parties = self.parties();
+        let mut action = Some(action);
+        let mut state = self.state();
+        let before_us = loop {
+            if state.broken {
+                return Err(Broken);
+            }
+            let last = u32::from(state.arrived) + 1 >= parties;
+            if last && action.take().is_some_and(|action| !action()) {
+                self.abort(parking);
+                return Err(Broken);
+            }
+            let next = if last { state.next(false) } else { State { arrived: state.arrived + 1, ..state } };
+            // AcqRel: what each party did before is seen by all after.
+            match self.word.compare_exchange(state.pack(), next.pack(), Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) if last => {
+                    parking.wake(self.half(), u32::MAX);
+                    return Ok(0);
+                }
+                Ok(_) => break u32::from(state.arrived),
+                Err(now) => state = State::unpack(now),
+            }
+        };
+        self.await_phase(parking, deadline, state.phase)?;
+        Ok(parties - 1 - before_us)
+    }
+
+    fn await_phase(&self, parking: &impl Parking, deadline: Deadline, phase: u32) -> Result<(), Broken> {
+        let mut slept = Slept::Perhaps;
+        loop {
+            let state = self.state();
+            if state.phase != phase || state.broken {
+                if slept == Slept::Bound {
+                    parking.note_rescue();
+                }
+                let met = state.phase != phase && !state.was_reset(phase);
+                return if met { Ok(()) } else { Err(Broken) };
+            }
+            if slept == Slept::TimedOut || deadline.is_over() {
+                // Who gives up breaks it, unless the last one has come in this instant.
+                let broken = State { broken: true, ..state };
+                let gave_up =
+                    self.word.compare_exchange(state.pack(), broken.pack(), Ordering::AcqRel, Ordering::Acquire);
+                if gave_up.is_ok() {
+                    parking.wake(self.half(), u32::MAX);
+                    return Err(Broken);
+                }
+                continue;
+            }
+            slept = parking.sleep(self.half(), state.pack() as u32, deadline);
+        }
+    }
+
+    /// Breaks the barrier.
+    pub fn abort(&self, parking: &impl Parking) {
+        self.break_by_death();
+        parking.wake(self.half(), u32::MAX);
+    }
+
+    /// Breaks the barrier; the caller wakes everybody.
+    pub(crate) fn break_by_death(&self) {
+        self.word.fetch_or(1, Ordering::AcqRel);
+    }
+
+    /// Makes it whole again, and empty. Whoever waits is told that it broke.
+    pub fn reset(&self, parking: &impl Parking) {
+        let step = |word| {
+            let state = State::unpack(word);
+            Some(if state.arrived > 0 || state.broken { state.next(true) } else { state }.pack())
+        };
+        let _ = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, step);
+        parking.wake(self.half(), u32::MAX);
+    }
+
+    /// How many have come and wait.
+    pub fn waiting(&self) -> u32 {
+        let state = self.state();
+        if state.broken { 0 } else { state.arrived.into() }
+    }
+
+    /// Whether it is broken.
+    pub fn is_broken(&self) -> bool {
+        self.state().broken
+    }
+}

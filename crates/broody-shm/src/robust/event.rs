@@ -1,0 +1,73 @@
+//! A flag to wait for.
+//!
+//! One word, 0 or 1, and how many sleep on it. **set** stores 1 and wakes all, **clear** stores 0, **wait** sleeps while it is 0. A fence on both
+//! sides: either the setter sees the sleeper, or the sleeper sees the flag.
+//!
+//! # What a SIGKILL leaves
+//!
+//! The flag is set or not: nothing to repair. Killed between the store and the wake: the broadcast. A number of sleepers that stays too high costs
+//! a wake of nobody.
+
+use crate::arena::Words;
+use crate::sync::{AtomicU32, Deadline, Ordering, Parking, Slept, fence};
+
+/// The words, in shared memory. All zero bytes are an event that is not set.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Event {
+    flag: AtomicU32,
+    sleepers: AtomicU32,
+}
+
+// SAFETY: two atomics.
+unsafe impl Words for Event {}
+
+impl Event {
+    /// Sets the flag and wakes all who wait for it.
+    pub fn set(&self, parking: &impl Parking) {
+        // Release: what was done before is seen by who sees the flag.
+        self.flag.store(1, Ordering::Release);
+        fence(Ordering::SeqCst);
+        if self.sleepers.load(Ordering::Relaxed) > 0 {
+            parking.wake(&self.flag, u32::MAX);
+        }
+    }
+
+    /// Clears the flag.
+    pub fn clear(&self) {
+        self.flag.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether the flag is set.
+    pub fn is_set(&self) -> bool {
+        self.flag.load(Ordering::Acquire) != 0
+    }
+
+    /// Waits until the flag is set, at most until `deadline`. Whether it is set, or was when this was woken.
+    pub fn wait(&self, parking: &impl Parking, deadline: Deadline) -> bool {
+        let mut round = 0;
+        loop {
+            if self.is_set() {
+                return true;
+            }
+            if !parking.spin(round) {
+                break;
+            }
+            round += 1;
+        }
+        let mut slept = Slept::Perhaps;
+        while slept != Slept::TimedOut && !deadline.is_over() {
+            self.sleepers.fetch_add(1, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+            slept = parking.sleep(&self.flag, 0, deadline);
+            self.sleepers.fetch_sub(1, Ordering::Relaxed);
+            if self.is_set() {
+                if slept == Slept::Bound {
+                    parking.note_rescue();
+                }
+                return true;
+            }
+        }
+        false
+    }
+}

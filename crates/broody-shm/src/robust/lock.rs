@@ -1,0 +1,177 @@
+//! A lock that survives its holder.
+//!
+//! One word: the holder's [`Owner`], and two flags.
+//!
+//! ```text
+//! | OWNER_DIED | WAITERS | owner: 30 bits |
+//! 0                      free
+//! OWNER_DIED             free, and the next holder is told that the one before died
+//! owner                  held, nobody sleeps
+//! owner + WAITERS        held, and somebody may sleep on the word
+//! ```
+//!
+//! * **acquire**: from free to held by one compare-and-swap. Who finds it held sets WAITERS and sleeps on the word; having slept, it takes
+//!   the lock together with WAITERS, since it cannot know whether it was the only sleeper.
+//! * **release**: one swap with 0; if WAITERS was set, one sleeper is woken.
+//!
+//! # What a SIGKILL leaves
+//!
+//! The change of state and the change of owner are one store, so that the word always says the truth:
+//! * before the swap of `release`: held by the dead. [`repair`](LockWord::repair) makes it OWNER_DIED.
+//! * after it, before the wake: free, with sleepers. The broadcast that follows every repair wakes them.
+//! * woken, before its compare-and-swap: free, with other sleepers; the broadcast again.
+//! * with WAITERS set and not asleep yet: one wake too many, later.
+
+use crate::owner::Owner;
+use crate::sync::{AtomicU32, Deadline, Ordering, Parking, Slept, TimedOut};
+
+const WAITERS: u32 = 1 << 30;
+const OWNER_DIED: u32 = 1 << 31;
+
+/// The word, in shared memory. All zero bytes are a free lock.
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub struct LockWord(AtomicU32);
+
+/// The lock was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acquired {
+    /// The holder before was ended while it held the lock: what the lock protects may be half-done.
+    pub owner_died: bool,
+}
+
+impl LockWord {
+    /// Takes the lock if it is free.
+    #[inline]
+    pub fn try_acquire(&self, me: Owner) -> Option<Acquired> {
+        // Acquire: what the last holder wrote is seen. Pairs with the release in `release`.
+        if self.0.compare_exchange(0, me.bits(), Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            return Some(Acquired { owner_died: false });
+        }
+        self.try_acquire_with(me, 0)
+    }
+
+    /// As `try_acquire`, leaving `flags` in the word.
+    fn try_acquire_with(&self, me: Owner, flags: u32) -> Option<Acquired> {
+        let mut word = self.0.load(Ordering::Relaxed);
+        while Owner::in_word(word).is_none() {
+            let held = me.bits() | flags | (word & WAITERS);
+            // Acquire: as above; `repair` releases, too.
+            match self.0.compare_exchange_weak(word, held, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return Some(Acquired { owner_died: word & OWNER_DIED != 0 }),
+                Err(now) => word = now,
+            }
+        }
+        None
+    }
+
+    /// Takes the lock, waiting for it until `deadline`.
+    ///
+    /// # Errors
+    /// [`TimedOut`]; the lock is as it was.
+    #[inline]
+    pub fn acquire(&self, me: Owner, parking: &impl Parking, deadline: Deadline) -> Result<Acquired, TimedOut> {
+        match self.try_acquire(me) {
+            Some(acquired) => Ok(acquired),
+            None => self.wait(me, parking, deadline),
+        }
+    }
+
+    #[cold]
+    fn wait(&self, me: Owner, parking: &impl Parking, deadline: Deadline) -> Result<Acquired, TimedOut> {
+        let mut round = 0;
+        while parking.spin(round) {
+            round += 1;
+            if let Some(acquired) = self.try_acquire(me) {
+                return Ok(acquired);
+            }
+        }
+        let (mut flags, mut slept) = (0, Slept::Perhaps);
+        loop {
+            if let Some(acquired) = self.try_acquire_with(me, flags) {
+                if slept == Slept::Bound {
+                    parking.note_rescue();
+                }
+                return Ok(acquired);
+            }
+            if slept == Slept::TimedOut || deadline.is_over() {
+                return Err(TimedOut);
+            }
+            let word = self.0.load(Ordering::Relaxed);
+            let Some(holder) = Owner::in_word(word) else { continue };
+            if slept == Slept::Bound {
+                parking.bury(holder);
+            }
+            // Relaxed: the flag carries nothing but itself.
+            if word & WAITERS == 0
+                && self
+                    .0
+                    .compare_exchange(word, word | WAITERS, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_err()
+            {
+                slept = Slept::Perhaps;
+                continue;
+            }
+            slept = parking.sleep(&self.0, word | WAITERS, deadline);
+            flags = WAITERS;
+        }
+    }
+
+    /// Gives the lock back. `false` when `me` does not hold it; then nothing has happened.
+    #[inline]
+    pub fn release(&self, me: Owner, parking: &impl Parking) -> bool {
+        // Relaxed: only this owner itself could have put itself there.
+        if Owner::in_word(self.0.load(Ordering::Relaxed)) != Some(me) {
+            return false;
+        }
+        self.release_held(parking);
+        true
+    }
+
+    /// Gives the lock back, whoever holds it. `false` when nobody does.
+    pub fn release_for_anybody(&self, parking: &impl Parking) -> bool {
+        let mut word = self.0.load(Ordering::Relaxed);
+        while Owner::in_word(word).is_some() {
+            // Release: what was done under the lock is seen by the next holder.
+            match self.0.compare_exchange_weak(word, 0, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => {
+                    if word & WAITERS != 0 {
+                        parking.wake(&self.0, 1);
+                    }
+                    return true;
+                }
+                Err(now) => word = now,
+            }
+        }
+        false
+    }
+
+    #[inline]
+    fn release_held(&self, parking: &impl Parking) {
+        // Release: what was done under the lock is seen by the next holder.
+        let before = self.0.swap(0, Ordering::Release);
+        if before & WAITERS != 0 {
+            parking.wake(&self.0, 1);
+        }
+    }
+
+    /// Who holds it.
+    pub fn holder(&self) -> Option<Owner> {
+        Owner::in_word(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Frees the lock if `dead` holds it; the next holder is told. The caller wakes everybody afterwards.
+    pub fn repair(&self, dead: Owner) -> bool {
+        let mut word = self.0.load(Ordering::Relaxed);
+        while Owner::in_word(word) == Some(dead) {
+            // WAITERS stays: sleepers may be woken by the next release if not by the broadcast. AcqRel: the dead holder's
+            // writes, which this process may look at, and what it repaired before.
+            let freed = OWNER_DIED | (word & WAITERS);
+            match self.0.compare_exchange_weak(word, freed, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => word = now,
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,97 @@
+//! A counting semaphore whose tokens belong to nobody.
+//!
+//! A counter, and how many sleep on it. **acquire** counts down by one compare-and-swap, or sleeps while the counter is 0; **release** counts
+//! up, then wakes as many sleepers as there are new tokens. Both sides store first and load then, with a full fence between: either
+//! the releaser sees the sleeper, or the sleeper sees the token.
+//!
+//! # What a SIGKILL leaves
+//!
+//! Tokens may be consumed for good on purpose, so that one is never given back for the dead: killed before the compare-and-swap it has taken
+//! nothing, killed after it its token is gone (a bounded semaphore is what gives it back). Between release's count and its wake,
+//! or woken instead of others: the broadcast. The number of sleepers may stay too high, which costs a wake of nobody and nothing else.
+
+use crate::arena::Words;
+use crate::sync::{AtomicU32, Deadline, Ordering, Parking, Slept, TimedOut, fence};
+
+/// The words, in shared memory. All zero bytes are a semaphore of 0.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Semaphore {
+    value: AtomicU32,
+    sleepers: AtomicU32,
+}
+
+// SAFETY: two atomics.
+unsafe impl Words for Semaphore {}
+
+/// The counter would be more than it can count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overflow;
+
+impl Semaphore {
+    /// The highest value.
+    pub const MOST: u32 = i32::MAX as u32;
+
+    /// Sets the first value, before anybody else knows of the semaphore.
+    pub(crate) fn start(&self, value: u32) {
+        self.value.store(value, Ordering::Relaxed);
+    }
+
+    /// Takes a token if there is one.
+    pub fn try_acquire(&self) -> bool {
+        // Acquire: pairs with the release's, so that what was done before it is seen.
+        let step = |value: u32| value.checked_sub(1);
+        self.value.fetch_update(Ordering::Acquire, Ordering::Relaxed, step).is_ok()
+    }
+
+    /// Takes a token, waiting for one until `deadline`.
+    ///
+    /// # Errors
+    /// [`TimedOut`]; no token was taken.
+    pub fn acquire(&self, parking: &impl Parking, deadline: Deadline) -> Result<(), TimedOut> {
+        let mut round = 0;
+        loop {
+            if self.try_acquire() {
+                return Ok(());
+            }
+            if !parking.spin(round) {
+                break;
+            }
+            round += 1;
+        }
+        let mut slept = Slept::Perhaps;
+        while slept != Slept::TimedOut && !deadline.is_over() {
+            self.sleepers.fetch_add(1, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+            slept = parking.sleep(&self.value, 0, deadline);
+            self.sleepers.fetch_sub(1, Ordering::Relaxed);
+            if self.try_acquire() {
+                if slept == Slept::Bound {
+                    parking.note_rescue();
+                }
+                return Ok(());
+            }
+        }
+        Err(TimedOut)
+    }
+
+    /// Gives `count` tokens.
+    ///
+    /// # Errors
+    /// [`Overflow`]; the value is as it was.
+    pub fn release(&self, parking: &impl Parking, count: u32) -> Result<(), Overflow> {
+        let step = |value: u32| value.checked_add(count).filter(|value| *value <= Self::MOST);
+        // Release: what was done before is seen by who takes the token.
+        self.value.fetch_update(Ordering::Release, Ordering::Relaxed, step).map_err(|_| Overflow)?;
+        fence(Ordering::SeqCst);
+        if self.sleepers.load(Ordering::Relaxed) > 0 {
+            parking.wake(&self.value, count);
+        }
+        Ok(())
+    }
+
+    /// How many tokens there are.
+    pub fn value(&self) -> u32 {
+        self.value.load(Ordering::Relaxed)
+    }
+}
