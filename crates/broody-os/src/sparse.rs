@@ -85,13 +85,9 @@ impl SparseFile {
     /// Gives `length` bytes from `offset` on back to the machine. They read as zeros afterwards.
     pub fn give_back(&self, offset: u64, length: u64) {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        while length > 0 {
-            match rustix::fs::fallocate(&self.descriptor, flags, offset, length) {
-                Err(rustix::io::Errno::INTR) => continue,
-                // A hole cannot fail to be made for a reason that the caller could do something about.
-                _ => return,
-            }
-        }
+        let punch = || rustix::fs::fallocate(&self.descriptor, flags, offset, length);
+        // A hole cannot fail to be made for another reason that the caller could do something about.
+        while length > 0 && punch() == Err(rustix::io::Errno::INTR) {}
     }
 
     /// Maps `length` bytes from `offset` on (both in whole pages) for reading and writing.

@@ -20,7 +20,11 @@ impl Blob {
     ///
     /// # Errors
     /// [`ArenaError::Os`] with ENOSPC or ENOMEM when there is no memory for it.
-    pub fn new(arena: &'static Arena, length: usize, fill: impl FnOnce(&mut [u8])) -> Result<Self, ArenaError> {
+    pub fn new(
+        arena: &'static Arena,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<Self, ArenaError> {
         let request = Request { kind: Kind::Blob, length: length as u64, tag: 0, parent: None };
         let held = arena.make(&request)?;
         // SAFETY: the body is that long, and nobody else knows of it yet.

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`arena`] | the shared memory of one program: objects, who keeps them, what is put right after a death |
 //! | [`robust`] | locks, semaphores, conditions, events, barriers |
+//! | [`handle`] | a process's handle on one of these |
 //! | [`queue`] | messages, many to many |
 //! | [`blob`] | bytes that are handed over without a copy |
 //! | [`sleep`] | one side sleeps, the other wakes it, without a system call when nobody sleeps |
@@ -20,6 +21,7 @@
 pub mod arena;
 pub mod blob;
 pub mod duplex;
+pub mod handle;
 pub mod lease;
 pub mod owner;
 pub mod queue;
@@ -52,7 +54,9 @@ pub enum ArenaError {
         most: u32,
     },
     /// More bytes than any shared memory has.
-    #[error("shared memory of {length} bytes is more than can be had (ulimit -f, RLIMIT_FSIZE, may limit it)")]
+    #[error(
+        "shared memory of {length} bytes is more than can be had (ulimit -f, RLIMIT_FSIZE, may limit it)"
+    )]
     TooLong {
         /// In bytes.
         length: u64,

@@ -43,6 +43,7 @@ impl Owner {
     }
 
     /// The slot's generation.
+    #[cfg(test)]
     pub(crate) fn generation(self) -> u32 {
         self.0.get() >> SLOT_BITS
     }

@@ -4,6 +4,8 @@ use postcard::ser_flavors::Flavor;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::handle::{self, Outgoing};
+
 /// Appends to a buffer that holds other values already.
 struct Appending<'a>(&'a mut Vec<u8>);
 
@@ -39,6 +41,12 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
     let mut buffer = Vec::new();
     encode_into(value, &mut buffer)?;
     Ok(buffer)
+}
+
+/// Encodes `value`, which may contain handles on shared objects; gives what keeps those alive on their way.
+pub(crate) fn encode_with_handles<T: Serialize>(value: &T) -> Result<(Vec<u8>, Outgoing), String> {
+    let (bytes, outgoing) = handle::collect(|| encode(value));
+    Ok((bytes?, outgoing))
 }
 
 /// Decodes a value that makes up the whole of `bytes`.

@@ -6,7 +6,7 @@ use broody_os::Pid;
 use broody_os::wait::ExitStatus;
 
 /// A result of this crate.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong.
 ///
@@ -199,6 +199,68 @@ pub enum Error {
         /// The calling process.
         here: Pid,
     },
+
+    /// The holder of a lock was ended while it held it. Whoever gets the lock next is told, once.
+    #[error(
+        "the process that held the lock was ended while it held it: what the lock guards may be half-changed \
+         (match LockError::OwnerDied to go on with it)"
+    )]
+    OwnerDied,
+
+    /// The time was over.
+    #[error("{what} did not come about in the time that was given for it")]
+    TimedOut {
+        /// What was waited for.
+        what: &'static str,
+    },
+
+    /// The queue or pipe is closed: everything was taken that was put.
+    #[error("the {what} is closed")]
+    Closed {
+        /// Which of them.
+        what: &'static str,
+    },
+
+    /// A message is longer than the queue's bound.
+    #[error(
+        "a message of {length} bytes is longer than the queue's bound of {bound} bytes: raise the bound, or send a Blob"
+    )]
+    MessageTooLong {
+        /// Its encoded length.
+        length: u64,
+        /// What the queue was made with.
+        bound: u64,
+    },
+
+    /// Something was released that nobody, or somebody else, had acquired.
+    #[error("the {what} is not held {by}, so that it cannot be released")]
+    NotHeld {
+        /// What it is.
+        what: &'static str,
+        /// By whom it should have been.
+        by: &'static str,
+    },
+
+    /// The barrier is broken: a party died, gave up waiting or aborted it, or it was reset.
+    #[error(
+        "the barrier is broken: a party died, gave up, or aborted or reset it (reset() makes it whole again)"
+    )]
+    BrokenBarrier,
+
+    /// Processes died that had taken tasks from the queue and not said that they are done.
+    #[error("{count} tasks were lost: the processes that had taken them have died")]
+    TasksLost {
+        /// How many.
+        count: u32,
+    },
+
+    /// A queue's memory was overwritten.
+    #[error(transparent)]
+    Corrupt(#[from] broody_shm::Corrupt),
+
+    /// Shared memory cannot be had, or an object in it is no more.
+    #[error(transparent)]
+    Memory(#[from] broody_shm::ArenaError),
 
     /// The kernel refused something.
     #[error(transparent)]

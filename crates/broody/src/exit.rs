@@ -105,6 +105,7 @@ pub(crate) fn at_program_exit() {
     // A process without a context (or a fork that never used broody) has nothing to end.
     let Some(context) = Context::existing() else { return };
     run_all();
+    crate::memory::leave();
     if let Some(link) = context.existing_link() {
         link.quit();
     }

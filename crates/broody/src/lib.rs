@@ -31,23 +31,36 @@
 mod boot;
 mod codec;
 mod context;
+mod data;
 mod error;
 mod exit;
 mod function;
+mod handle;
 mod helper;
+mod memory;
 mod pool;
 mod process;
+mod queue;
 mod reaper;
 mod supervisor;
+mod sync;
 
 pub use boot::{init, set_executable};
 pub use broody_os::Pid;
 pub use broody_os::proc::State;
 pub use broody_os::wait::{ExitStatus, Usage};
+pub use data::{Array, ArrayGuard, Atomic, Blob, SharedMemory, Value};
 pub use error::{Error, Result};
 pub use exit::{ExitFunction, at_exit, at_exit_with_priority};
 pub use pool::{AsyncResult, Imap, Pool, PoolBuilder};
 pub use process::{
     Builder, Child, CurrentProcess, ParentProcess, Prepared, Process, StartMethod, active_children,
     cpu_count, current_process, fork, parent_process, spawn,
+};
+pub use queue::{
+    Bytes, BytesQueue, Connection, Iter, JoinableQueue, Queue, QueueBuilder, Receiver, Sender, channel, pipe,
+};
+pub use sync::{
+    BareLock, Barrier, BoundedSemaphore, Condition, Event, Lock, LockError, LockGuard, OwnerDied, RLock,
+    RLockGuard, Semaphore,
 };

@@ -96,6 +96,14 @@ impl Arena {
         Ok(held)
     }
 
+    /// Makes an object of `length` zero bytes.
+    ///
+    /// # Errors
+    /// [`ArenaError::Os`] with ENOSPC or ENOMEM when there is no memory for it, or [`ArenaError::TooMany`].
+    pub fn allocate(&'static self, kind: Kind, length: u64, tag: u64) -> Result<Arc<Held>, ArenaError> {
+        self.make(&Request { kind, length, tag, parent: None })
+    }
+
     /// Opens an object that was encoded by [`Held::send`], in whatever process.
     ///
     /// # Errors
@@ -104,7 +112,8 @@ impl Arena {
         let mut registry = self.registry()?;
         let known = registry.held.get(&name.index).and_then(Weak::upgrade).filter(|held| held.name == name);
         let locked = self.lock(Deadline::Never)?;
-        let sent = locked.in_transit(transit).filter(|hold| hold.object.load(Ordering::Relaxed) == name.index + 1);
+        let sent =
+            locked.in_transit(transit).filter(|hold| hold.object.load(Ordering::Relaxed) == name.index + 1);
         if let Some(held) = known {
             held.adopt_under(&locked)?;
             if sent.is_some() {
@@ -233,8 +242,8 @@ pub struct Held {
     name: Name,
     kind: Kind,
     body: Body,
-    /// The pages of the body, where it is not small.
-    mapping: Option<Mapping>,
+    /// The pages of the body, where it is not small: mapped as long as this lives.
+    _pages: Option<Mapping>,
     tag: u64,
     /// The line of the hold, and the process that it is for.
     hold: AtomicU64,
@@ -245,8 +254,7 @@ impl Held {
         let object = arena.object(name.index);
         let foreign = ArenaError::Foreign { what: "contents" };
         let kind = object.kind().ok_or(foreign)?;
-        let (offset, length) =
-            (object.offset.load(Ordering::Relaxed), object.length.load(Ordering::Relaxed));
+        let (offset, length) = (object.offset.load(Ordering::Relaxed), object.length.load(Ordering::Relaxed));
         let (body, mapping) = if length <= SMALL_BODY {
             (arena.small(offset)?, None)
         } else if kind == Kind::Ring {
@@ -261,7 +269,7 @@ impl Held {
             name,
             kind,
             body: Body::new(body, length),
-            mapping,
+            _pages: mapping,
             tag: object.tag.load(Ordering::Relaxed),
             hold: AtomicU64::new(packed(hold, me)),
         })
@@ -290,11 +298,6 @@ impl Held {
     /// Its memory.
     pub fn body(&self) -> &Body {
         &self.body
-    }
-
-    /// The pages that its memory is, where it is not small.
-    pub(crate) fn pages(&self) -> Option<&Mapping> {
-        self.mapping.as_ref()
     }
 
     /// The calling process, which holds the object: by this handle, or, after a fork, by a hold that it gets now.
@@ -353,7 +356,9 @@ impl Drop for Held {
         let packed = self.hold.load(Ordering::Relaxed);
         let (hold, owner) = ((packed >> 32) as u32, packed as u32);
         // A copy in a forked child that never used it is nobody's.
-        let Some(local) = self.arena.existing_local().filter(|local| local.owner.bits() == owner) else { return };
+        let Some(local) = self.arena.existing_local().filter(|local| local.owner.bits() == owner) else {
+            return;
+        };
         let mut registry = local.registry.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if registry.held.get(&self.name.index).is_some_and(|held| held.strong_count() == 0) {
             registry.held.remove(&self.name.index);
@@ -411,21 +416,21 @@ impl Drop for Transit {
         let owner = self.owner.load(Ordering::Relaxed);
         let mine = self.arena.existing_local().is_some_and(|local| local.owner.bits() == owner);
         if !self.holds.is_empty() && mine {
-            self.arena.end_transit(&self.holds);
+            self.arena.end_transit(&self.holds, Deadline::Never);
         }
     }
 }
 
 impl Arena {
-    /// Ends holds that were on their way and were not taken.
-    pub fn end_transit(&self, holds: &[HoldId]) {
-        if let Ok(locked) = self.lock(Deadline::Never) {
-            for hold in holds {
-                if locked.in_transit(*hold).is_some() {
-                    locked.release_hold(hold.index);
-                }
+    /// Ends holds that were on their way and were not taken. `false` when the arena's lock could not be had before `deadline`.
+    pub fn end_transit(&self, holds: &[HoldId], deadline: Deadline) -> bool {
+        let Ok(locked) = self.lock(deadline) else { return false };
+        for hold in holds {
+            if locked.in_transit(*hold).is_some() {
+                locked.release_hold(hold.index);
             }
         }
+        true
     }
 }
 
@@ -445,7 +450,7 @@ unsafe impl Sync for Body {}
 ///
 /// # Safety
 /// Every field is an atomic, or of a type that this is implemented for.
-pub(crate) unsafe trait Words {}
+pub unsafe trait Words {}
 
 impl Body {
     pub(super) fn new(start: NonNull<u8>, length: u64) -> Self {

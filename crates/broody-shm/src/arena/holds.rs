@@ -80,7 +80,9 @@ impl Locked<'_> {
         let header = self.arena.header();
         let index = match header.free_hold.load(Ordering::Relaxed).checked_sub(1) {
             Some(index) => {
-                header.free_hold.store(self.arena.hold(index).next.load(Ordering::Relaxed), Ordering::Relaxed);
+                header
+                    .free_hold
+                    .store(self.arena.hold(index).next.load(Ordering::Relaxed), Ordering::Relaxed);
                 index
             }
             None => {
@@ -135,9 +137,12 @@ impl Locked<'_> {
     /// that it kept, with its hold.
     pub(super) fn release_holds_of(&self, dead: Owner, repair: impl Fn(u32, &Hold)) {
         let dead_ones = || {
-            (0..self.arena.used(&HOLD_TABLE)).map(|index| (index, self.arena.hold(index))).filter(|(_, hold)| {
-                hold.object.load(Ordering::Relaxed) != 0 && hold.process.load(Ordering::Relaxed) == dead.bits()
-            })
+            (0..self.arena.used(&HOLD_TABLE)).map(|index| (index, self.arena.hold(index))).filter(
+                |(_, hold)| {
+                    hold.object.load(Ordering::Relaxed) != 0
+                        && hold.process.load(Ordering::Relaxed) == dead.bits()
+                },
+            )
         };
         // First what was on its way: as long as a queue that it put into or took from is still locked by the dead process, nobody else
         // puts a message at the same position.
@@ -150,7 +155,8 @@ impl Locked<'_> {
                 self.release_hold(index);
             }
         }
-        for (_, hold) in dead_ones().filter(|(_, hold)| hold.flags.load(Ordering::Relaxed) & IN_TRANSIT == 0) {
+        for (_, hold) in dead_ones().filter(|(_, hold)| hold.flags.load(Ordering::Relaxed) & IN_TRANSIT == 0)
+        {
             repair(hold.object.load(Ordering::Relaxed) - 1, hold);
         }
         for (index, _) in dead_ones() {

@@ -35,13 +35,12 @@ use broody_os::memory::Mapping;
 use broody_os::sparse::SparseFile;
 use broody_os::{fork, limits};
 
-pub use held::{Body, Frozen, Held, Name, Transit};
+pub use held::{Body, Frozen, Held, Name, Transit, Words};
 pub use holds::HoldId;
 pub(crate) use holds::TOOK_PART;
-pub(crate) use held::Words;
 use layout::{
-    CHUNK, HOLD_TABLE, Header, LAYOUT, LEAST, MAGIC, OBJECT_TABLE, PAGES, SMALL, TABLES, Table, VERSION, WINDOW,
-    WINDOWS,
+    CHUNK, HOLD_TABLE, Header, LAYOUT, LEAST, MAGIC, OBJECT_TABLE, PAGES, SMALL, TABLES, Table, VERSION,
+    WINDOW, WINDOWS,
 };
 pub use objects::Kind;
 pub(crate) use objects::Request;
@@ -316,7 +315,9 @@ impl Arena {
                 Ok(acquired) => break acquired,
                 Err(_) if deadline.is_over() => return Err(ArenaError::Busy),
                 // Whoever holds it may be dead, and this process the first to see it.
-                Err(_) => _ = lock.holder().filter(|holder| self.is_dead(*holder)).map(|dead| lock.repair(dead)),
+                Err(_) => {
+                    _ = lock.holder().filter(|holder| self.is_dead(*holder)).map(|dead| lock.repair(dead))
+                }
             }
         };
         let locked = Locked { arena: self, me };

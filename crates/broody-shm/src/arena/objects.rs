@@ -167,7 +167,9 @@ impl Locked<'_> {
         }
         let index = match header.free_object.load(Ordering::Relaxed).checked_sub(1) {
             Some(index) => {
-                header.free_object.store(self.arena.object(index).next.load(Ordering::Relaxed), Ordering::Relaxed);
+                header
+                    .free_object
+                    .store(self.arena.object(index).next.load(Ordering::Relaxed), Ordering::Relaxed);
                 index
             }
             None => {

@@ -18,6 +18,7 @@ use broody_os::futex::{self, Woken};
 
 use super::Arena;
 use super::layout::WAITER_TABLE;
+use crate::ArenaError;
 use crate::owner::Owner;
 use crate::sync::{AtomicU32, AtomicU64, BOUND, Deadline, Ordering, Parking, Slept, fence};
 
@@ -43,7 +44,6 @@ const _: () = assert!(size_of::<Waiter>() == 64);
 /// A line that this process has, freed on drop.
 pub(crate) struct WaiterLine<'a> {
     pub(crate) line: &'a Waiter,
-    arena: &'a Arena,
 }
 
 impl Drop for WaiterLine<'_> {
@@ -65,10 +65,15 @@ impl Arena {
             if line.owner.load(Ordering::Relaxed) == 0
                 && line.owner.compare_exchange(0, me.bits(), Ordering::Acquire, Ordering::Relaxed).is_ok()
             {
-                return Some(WaiterLine { line, arena: self });
+                return Some(WaiterLine { line });
             }
         }
         None
+    }
+
+    /// There is no line left for a waiter that needs one.
+    pub(crate) fn too_many_waiters(&self) -> ArenaError {
+        ArenaError::TooMany { what: "waiters", most: WAITER_TABLE.most }
     }
 
     /// Every line that somebody has.
@@ -114,7 +119,13 @@ impl Arena {
     }
 
     /// Sleeps, as `Parking` says, with the line that the sleeper has.
-    pub(crate) fn sleep_with(&self, line: Option<&Waiter>, word: &AtomicU32, value: u32, deadline: Deadline) -> Slept {
+    pub(crate) fn sleep_with(
+        &self,
+        line: Option<&Waiter>,
+        word: &AtomicU32,
+        value: u32,
+        deadline: Deadline,
+    ) -> Slept {
         let left = deadline.left();
         if left == Some(Duration::ZERO) {
             return Slept::TimedOut;

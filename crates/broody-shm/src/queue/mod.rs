@@ -185,7 +185,12 @@ impl Queue {
     ///
     /// # Errors
     /// [`ArenaError`].
-    pub fn new(arena: &'static Arena, limits: Limits, tag: u64, counts_tasks: bool) -> Result<Self, ArenaError> {
+    pub fn new(
+        arena: &'static Arena,
+        limits: Limits,
+        tag: u64,
+        counts_tasks: bool,
+    ) -> Result<Self, ArenaError> {
         let request = Request { kind: Kind::Queue, length: size_of::<Control>() as u64, tag, parent: None };
         let queue = Self::from_held(arena.make(&request)?).ok_or(ArenaError::Foreign { what: "contents" })?;
         let fixed = &queue.control().fixed.0;
@@ -317,7 +322,8 @@ impl Queue {
         if message.bytes.len() <= self.longest_inline() {
             return Ok(None);
         }
-        let blob = Blob::new(self.arena(), message.bytes.len(), |place| place.copy_from_slice(message.bytes))?;
+        let blob =
+            Blob::new(self.arena(), message.bytes.len(), |place| place.copy_from_slice(message.bytes))?;
         let mut transit = Transit::new(self.arena());
         transit.push(blob.held().send()?);
         Ok(Some((blob, transit)))
@@ -356,9 +362,11 @@ impl Queue {
                     break;
                 }
             }
-            let Some(ring) = self.tx.ring(&self.held, me)?.filter(|ring| {
-                head.bytes_to(tail) + record.length() <= ring.capacity()
-            }) else {
+            let Some(ring) = self
+                .tx
+                .ring(&self.held, me)?
+                .filter(|ring| head.bytes_to(tail) + record.length() <= ring.capacity())
+            else {
                 if count > 0 {
                     break;
                 }
@@ -402,7 +410,11 @@ impl Queue {
         let control = self.control();
         let (head, tail) = (Mark(control.rx.0.mark.load(Ordering::Acquire)), self.tail());
         let length = message.bytes.len();
-        let record = if length > self.longest_inline() { Record::reference() } else { Record::inline(message.bytes, message.holds) };
+        let record = if length > self.longest_inline() {
+            Record::reference()
+        } else {
+            Record::inline(message.bytes, message.holds)
+        };
         self.fits(head, tail, &record, 0)
     }
 
@@ -698,8 +710,10 @@ impl Arena {
     /// The holds of the messages in a queue that nobody has any more.
     pub(crate) fn holds_in_queue(&self, queue: u32) -> Vec<HoldId> {
         let Some(control) = self.queue_control(queue) else { return Vec::new() };
-        let (mut head, tail) =
-            (Mark(control.rx.0.mark.load(Ordering::Acquire)), Mark(control.tx.0.mark.load(Ordering::Acquire)));
+        let (mut head, tail) = (
+            Mark(control.rx.0.mark.load(Ordering::Acquire)),
+            Mark(control.tx.0.mark.load(Ordering::Acquire)),
+        );
         let mut holds = Vec::new();
         if head != tail
             && let Some(ring) = ring::Ring::open(self, control.fixed.0.ring.load(Ordering::Acquire))

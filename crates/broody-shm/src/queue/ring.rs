@@ -119,7 +119,9 @@ impl<'a> Read<'a> {
         if self.kind != APART {
             return None;
         }
-        let number = |at: usize| self.bytes.get(at..at + 8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap_or_default()));
+        let number = |at: usize| {
+            self.bytes.get(at..at + 8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap_or_default()))
+        };
         Some((Name { index: number(0)? as u32, name: number(8)? }, self.holds().next()?))
     }
 
@@ -165,8 +167,7 @@ impl Ring {
     pub(super) fn write(&self, tail: Mark, record: &Record<'_>) {
         let at = self.at(tail);
         let holds = record.holds().count();
-        let header =
-            record.payload() as u64 | ((holds as u64) << 40) | (u64::from(record.kind) << 56);
+        let header = record.payload() as u64 | ((holds as u64) << 40) | (u64::from(record.kind) << 56);
         // SAFETY: from `tail` on, `record.length()` bytes are free, contiguous by the second mapping, aligned to 8, and belong to whoever
         // has the lock of putters.
         unsafe {

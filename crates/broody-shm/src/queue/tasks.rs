@@ -83,7 +83,10 @@ impl Queue {
         self.held.owner().map_err(|_| TooManyDone)?;
         let own = finish(self.held.own_hold());
         let finished = own.or_else(|_| {
-            self.arena().holds_of(self.held.name().index).find_map(|leases| finish(leases).ok()).ok_or(TooManyDone)
+            self.arena()
+                .holds_of(self.held.name().index)
+                .find_map(|leases| finish(leases).ok())
+                .ok_or(TooManyDone)
         })?;
         if finished {
             fence(Ordering::SeqCst);

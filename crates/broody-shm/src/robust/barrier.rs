@@ -15,7 +15,9 @@
 //! for those who wait and those who come, until somebody resets it. A process that ends in an orderly way, or lets go of its handle,
 //! breaks nothing. The last party, killed before its compare-and-swap, has not come; killed after it, before the wake: the broadcast.
 
-use crate::arena::Words;
+use crate::ArenaError;
+use crate::arena::{Arena, Kind, Words};
+use crate::handle::{Handle, Primitive};
 use crate::sync::{AtomicU32, AtomicU64, Deadline, Ordering, Parking, Slept};
 
 /// The words, in shared memory. All zero bytes, but for the number of parties, are a barrier that nobody has come to.
@@ -82,10 +84,6 @@ impl State {
 impl Barrier {
     /// The most parties.
     pub const MOST: u32 = u16::MAX as u32;
-
-    pub(crate) fn start(&self, parties: u32) {
-        self.parties.store(parties, Ordering::Relaxed);
-    }
 
     /// How many parties meet.
     pub fn parties(&self) -> u32 {
@@ -155,8 +153,12 @@ impl Barrier {
             if slept == Slept::TimedOut || deadline.is_over() {
                 // Who gives up breaks it, unless the last one has come in this instant.
                 let broken = State { broken: true, ..state };
-                let gave_up =
-                    self.word.compare_exchange(state.pack(), broken.pack(), Ordering::AcqRel, Ordering::Acquire);
+                let gave_up = self.word.compare_exchange(
+                    state.pack(),
+                    broken.pack(),
+                    Ordering::AcqRel,
+                    Ordering::Acquire,
+                );
                 if gave_up.is_ok() {
                     parking.wake(self.half(), u32::MAX);
                     return Err(Broken);
@@ -197,5 +199,70 @@ impl Barrier {
     /// Whether it is broken.
     pub fn is_broken(&self) -> bool {
         self.state().broken
+    }
+}
+
+impl Primitive for Barrier {
+    const KIND: Kind = Kind::Barrier;
+}
+
+impl Handle<Barrier> {
+    /// Makes a barrier for `parties`, 1 to [`MOST`](Barrier::MOST).
+    ///
+    /// # Errors
+    /// [`ArenaError`].
+    pub fn new(arena: &'static Arena, parties: u32) -> Result<Self, ArenaError> {
+        let made = Self::make(arena, 0, 0)?;
+        made.words().parties.store(parties.clamp(1, Barrier::MOST), Ordering::Relaxed);
+        Ok(made)
+    }
+
+    /// See [`Barrier::wait`].
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    pub fn wait(
+        &self,
+        deadline: Deadline,
+        action: impl FnOnce() -> bool,
+    ) -> Result<Result<u32, Broken>, ArenaError> {
+        let (words, _, arena) = self.enter()?;
+        self.held().take_part();
+        Ok(words.wait(arena, deadline, action))
+    }
+
+    /// Breaks the barrier, for all who wait and who come.
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    pub fn abort(&self) -> Result<(), ArenaError> {
+        let (words, _, arena) = self.enter()?;
+        words.abort(arena);
+        Ok(())
+    }
+
+    /// See [`Barrier::reset`].
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    pub fn reset(&self) -> Result<(), ArenaError> {
+        let (words, _, arena) = self.enter()?;
+        words.reset(arena);
+        Ok(())
+    }
+
+    /// How many have come and wait.
+    pub fn waiting(&self) -> u32 {
+        self.words().waiting()
+    }
+
+    /// How many parties meet.
+    pub fn parties(&self) -> u32 {
+        self.words().parties()
+    }
+
+    /// Whether it is broken.
+    pub fn is_broken(&self) -> bool {
+        self.words().is_broken()
     }
 }

@@ -18,7 +18,9 @@
 //!   `notify(n)`: the rest are not notified; if it held the lock of the condition, as is usual, the next to get that is told
 //!   that its holder died.
 
-use crate::arena::{Arena, Words};
+use crate::ArenaError;
+use crate::arena::{Arena, Kind, Words};
+use crate::handle::{Handle, Primitive};
 use crate::sync::{AtomicU32, Deadline, Ordering, Parking, Slept, fence};
 
 /// The words, in shared memory. All zero bytes are a condition that nobody waits for.
@@ -35,10 +37,6 @@ unsafe impl Words for Condition {}
 const WAITING: u32 = 1;
 const GONE: u32 = 3;
 
-/// There is no room for another waiter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TooManyWaiters;
-
 impl Condition {
     pub(crate) const NOTIFIED: u32 = 2;
 
@@ -46,16 +44,15 @@ impl Condition {
     /// that protects what is waited for; the caller takes it again afterwards.
     ///
     /// # Errors
-    /// [`TooManyWaiters`], and then `release` was not called.
+    /// [`ArenaError::TooMany`] waiters, and then `release` was not called.
     pub(crate) fn wait(
         &self,
         arena: &Arena,
         index: u32,
         deadline: Deadline,
         release: impl FnOnce(),
-    ) -> Result<bool, TooManyWaiters> {
-        let me = arena.me().map_err(|_| TooManyWaiters)?;
-        let line = arena.claim_waiter(me).ok_or(TooManyWaiters)?;
+    ) -> Result<bool, ArenaError> {
+        let line = arena.claim_waiter(arena.me()?).ok_or(arena.too_many_waiters())?;
         line.line.ticket.store(arena.next_ticket(), Ordering::Relaxed);
         line.line.state.store(WAITING, Ordering::Relaxed);
         self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -111,7 +108,8 @@ impl Condition {
                 break;
             }
             // Release: what was done before is seen by the waiter.
-            let took = line.state.compare_exchange(WAITING, Self::NOTIFIED, Ordering::Release, Ordering::Relaxed);
+            let took =
+                line.state.compare_exchange(WAITING, Self::NOTIFIED, Ordering::Release, Ordering::Relaxed);
             if took.is_ok() {
                 notified += 1;
                 arena.wake(&line.state, 1);
@@ -123,5 +121,38 @@ impl Condition {
     /// A waiter of the condition `index` died with a notification that it had not used: somebody else gets it.
     pub(crate) fn pass_on(arena: &Arena, index: u32) {
         Self::notify_waiters(arena, index, 1);
+    }
+}
+
+impl Primitive for Condition {
+    const KIND: Kind = Kind::Condition;
+}
+
+impl Handle<Condition> {
+    /// Makes a condition that nobody waits for.
+    ///
+    /// # Errors
+    /// [`ArenaError`].
+    pub fn new(arena: &'static Arena) -> Result<Self, ArenaError> {
+        Self::make(arena, 0, 0)
+    }
+
+    /// Waits for a notification, until `deadline`. Whether it came. `release` gives back the lock that protects what is waited for; the caller
+    /// takes it again afterwards, in any case.
+    ///
+    /// # Errors
+    /// [`ArenaError`], and then `release` was not called.
+    pub fn wait(&self, deadline: Deadline, release: impl FnOnce()) -> Result<bool, ArenaError> {
+        let (words, _, arena) = self.enter()?;
+        words.wait(arena, self.held().name().index, deadline, release)
+    }
+
+    /// Notifies the `count` that have waited longest. How many there were.
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    pub fn notify(&self, count: u32) -> Result<u32, ArenaError> {
+        let (words, _, arena) = self.enter()?;
+        Ok(words.notify(arena, self.held().name().index, count))
     }
 }

@@ -8,7 +8,9 @@
 //! The flag is set or not: nothing to repair. Killed between the store and the wake: the broadcast. A number of sleepers that stays too high costs
 //! a wake of nobody.
 
-use crate::arena::Words;
+use crate::ArenaError;
+use crate::arena::{Arena, Kind, Words};
+use crate::handle::{Handle, Primitive};
 use crate::sync::{AtomicU32, Deadline, Ordering, Parking, Slept, fence};
 
 /// The words, in shared memory. All zero bytes are an event that is not set.
@@ -69,5 +71,48 @@ impl Event {
             }
         }
         false
+    }
+}
+
+impl Primitive for Event {
+    const KIND: Kind = Kind::Event;
+}
+
+impl Handle<Event> {
+    /// Makes an event that is not set.
+    ///
+    /// # Errors
+    /// [`ArenaError`].
+    pub fn new(arena: &'static Arena) -> Result<Self, ArenaError> {
+        Self::make(arena, 0, 0)
+    }
+
+    /// Sets the flag and wakes all who wait for it.
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    pub fn set(&self) -> Result<(), ArenaError> {
+        let (words, _, arena) = self.enter()?;
+        words.set(arena);
+        Ok(())
+    }
+
+    /// Clears the flag.
+    pub fn clear(&self) {
+        self.words().clear();
+    }
+
+    /// Whether the flag is set.
+    pub fn is_set(&self) -> bool {
+        self.words().is_set()
+    }
+
+    /// See [`Event::wait`].
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    pub fn wait(&self, deadline: Deadline) -> Result<bool, ArenaError> {
+        let (words, _, arena) = self.enter()?;
+        Ok(words.wait(arena, deadline))
     }
 }

@@ -7,7 +7,11 @@
 //! `depth` and `thread` are written by the holder only. A recursive lock is held by one thread of one process: the word says which process, `thread`
 //! which of its threads. Whoever takes the lock writes both anew, so that what a dead holder left there means nothing.
 
-use crate::arena::Words;
+use std::ptr::NonNull;
+
+use crate::ArenaError;
+use crate::arena::{Arena, Kind, Words};
+use crate::handle::{Handle, Primitive};
 use crate::owner::Owner;
 use crate::robust::lock::{Acquired, LockWord};
 use crate::sync::{AtomicU32, AtomicU64, Deadline, Ordering, Parking, TimedOut};
@@ -99,4 +103,126 @@ impl Guarded {
     pub(crate) fn repair(&self, dead: Owner) {
         self.word.repair(dead);
     }
+}
+
+impl Primitive for Guarded {
+    const KIND: Kind = Kind::Lock;
+}
+
+/// The most bytes that lie with their lock: longer ones are memory of their own.
+pub const MOST_BYTES: usize = 1024;
+
+/// What the guarded bytes are aligned to.
+pub const ALIGNMENT: usize = 64;
+
+impl Handle<Guarded> {
+    /// Makes a free lock that guards `length` bytes, at most [`MOST_BYTES`].
+    ///
+    /// # Errors
+    /// [`ArenaError`].
+    pub fn new(arena: &'static Arena, length: usize, tag: u64) -> Result<Self, ArenaError> {
+        let more = match length.min(MOST_BYTES) {
+            0 => 0,
+            length => ALIGNMENT - size_of::<Guarded>() + length,
+        };
+        Self::make(arena, more as u64, tag)
+    }
+
+    /// The guarded bytes: the first, aligned to [`ALIGNMENT`], and how many. Whoever reads or writes them has the lock.
+    pub fn bytes(&self) -> (NonNull<u8>, usize) {
+        let body = self.held().body();
+        let length = (body.length() as usize).saturating_sub(ALIGNMENT);
+        // SAFETY: within the body, or just at the end of its place, which is at least as long as the alignment.
+        (unsafe { body.as_ptr().add(ALIGNMENT) }, length)
+    }
+
+    /// Takes the lock, waiting for it until `deadline`; `None` when the time was over.
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    #[inline]
+    pub fn acquire(&self, deadline: Deadline) -> Result<Option<Acquired>, ArenaError> {
+        let (words, me, arena) = self.enter()?;
+        Ok(words.word.acquire(me, arena, deadline).ok())
+    }
+
+    /// Gives the lock back. `false` when this process does not hold it.
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    #[inline]
+    pub fn release(&self) -> Result<bool, ArenaError> {
+        let (words, me, arena) = self.enter()?;
+        Ok(words.word.release(me, arena))
+    }
+
+    /// Gives the lock back, whoever holds it. `false` when nobody does.
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    pub fn release_for_anybody(&self) -> Result<bool, ArenaError> {
+        let (words, _, arena) = self.enter()?;
+        Ok(words.word.release_for_anybody(arena))
+    }
+
+    /// As [`acquire`](Self::acquire), for the calling thread, which may have it already.
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    pub fn acquire_again(&self, deadline: Deadline) -> Result<Option<Acquired>, ArenaError> {
+        let (words, me, arena) = self.enter()?;
+        Ok(words.acquire_again(me, this_thread(), arena, deadline).ok())
+    }
+
+    /// Gives the lock back once. `false` when the calling thread does not hold it.
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    pub fn release_once(&self) -> Result<bool, ArenaError> {
+        let (words, me, arena) = self.enter()?;
+        Ok(words.release_once(me, this_thread(), arena))
+    }
+
+    /// Gives a recursive lock back altogether; how often it was held.
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    pub fn release_all(&self) -> Result<u32, ArenaError> {
+        let (words, me, arena) = self.enter()?;
+        Ok(words.release_all(me, this_thread(), arena))
+    }
+
+    /// Takes back what [`release_all`](Self::release_all) has given.
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    pub fn acquire_all(&self, depth: u32) -> Result<Acquired, ArenaError> {
+        let (words, me, arena) = self.enter()?;
+        Ok(words.acquire_all(me, this_thread(), depth, arena))
+    }
+
+    /// Whether anybody holds it.
+    pub fn is_locked(&self) -> bool {
+        self.words().word.holder().is_some()
+    }
+
+    /// Whether the calling thread holds it, as a recursive lock.
+    pub fn is_mine(&self) -> bool {
+        self.enter().is_ok_and(|(words, me, _)| words.is_held_by(me, this_thread()))
+    }
+
+    /// How often its holder has taken it, as a recursive lock.
+    pub fn depth(&self) -> u32 {
+        self.words().depth()
+    }
+}
+
+/// A number that this thread has alone among those of its process; not 0.
+fn this_thread() -> u64 {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    thread_local! {
+        static NUMBER: u64 = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+    // A thread that is ending has no such number any more, and none of its locks is recursive by then.
+    NUMBER.try_with(|number| *number).unwrap_or(u64::MAX)
 }

@@ -70,7 +70,12 @@ impl LockWord {
     /// # Errors
     /// [`TimedOut`]; the lock is as it was.
     #[inline]
-    pub fn acquire(&self, me: Owner, parking: &impl Parking, deadline: Deadline) -> Result<Acquired, TimedOut> {
+    pub fn acquire(
+        &self,
+        me: Owner,
+        parking: &impl Parking,
+        deadline: Deadline,
+    ) -> Result<Acquired, TimedOut> {
         match self.try_acquire(me) {
             Some(acquired) => Ok(acquired),
             None => self.wait(me, parking, deadline),

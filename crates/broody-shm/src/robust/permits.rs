@@ -12,7 +12,9 @@
 //! A cell is owned or not, by one store. The dead one's cells are freed by [`repair`](Permits::repair). Killed between the freeing of a cell and the
 //! count or the wake, or woken instead of others: the broadcast, before which the repair counts up, too.
 
-use crate::arena::{Body, Words};
+use crate::ArenaError;
+use crate::arena::{Arena, Body, Kind, Words};
+use crate::handle::{Handle, Primitive};
 use crate::owner::Owner;
 use crate::sync::{AtomicU32, Deadline, Ordering, Parking, Slept, TimedOut, fence};
 
@@ -42,16 +44,6 @@ pub struct NothingHeld;
 impl Permits {
     /// The most permits: what fits into a small body.
     pub const MOST: u32 = (2048 - size_of::<Self>() as u32) / 4;
-
-    /// The length of a body for so many permits, in bytes.
-    pub(crate) fn length(count: u32) -> u64 {
-        size_of::<Self>() as u64 + 4 * u64::from(count)
-    }
-
-    /// Sets how many there are, before anybody else knows of them.
-    pub(crate) fn start(&self, count: u32) {
-        self.count.store(count, Ordering::Relaxed);
-    }
 
     /// How many there are.
     pub fn count(&self) -> u32 {
@@ -158,8 +150,11 @@ impl Permits {
     }
 
     fn owners(&self, body: &Body) -> Vec<Owner> {
-        let mut owners: Vec<_> =
-            self.cells(body).iter().filter_map(|cell| Owner::in_word(cell.0.load(Ordering::Relaxed))).collect();
+        let mut owners: Vec<_> = self
+            .cells(body)
+            .iter()
+            .filter_map(|cell| Owner::in_word(cell.0.load(Ordering::Relaxed)))
+            .collect();
         owners.sort_by_key(|owner| owner.bits());
         owners.dedup();
         owners
@@ -172,5 +167,50 @@ impl Permits {
             let _ = cell.0.compare_exchange(dead.bits(), 0, Ordering::AcqRel, Ordering::Relaxed);
         }
         self.changes.fetch_add(1, Ordering::Release);
+    }
+}
+
+impl Primitive for Permits {
+    const KIND: Kind = Kind::Permits;
+}
+
+impl Handle<Permits> {
+    /// Makes `count` permits, at most [`MOST`](Permits::MOST).
+    ///
+    /// # Errors
+    /// [`ArenaError`].
+    pub fn new(arena: &'static Arena, count: u32) -> Result<Self, ArenaError> {
+        let count = count.min(Permits::MOST);
+        let made = Self::make(arena, 4 * u64::from(count), 0)?;
+        made.words().count.store(count, Ordering::Relaxed);
+        Ok(made)
+    }
+
+    /// See [`Permits::acquire`]. Whether a permit was taken.
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    pub fn acquire(&self, deadline: Deadline) -> Result<bool, ArenaError> {
+        let (words, me, arena) = self.enter()?;
+        Ok(words.acquire(self.held().body(), me, arena, deadline).is_ok())
+    }
+
+    /// See [`Permits::release`]. Whether there was anything to release.
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    pub fn release(&self, for_others: bool) -> Result<bool, ArenaError> {
+        let (words, me, arena) = self.enter()?;
+        Ok(words.release(self.held().body(), me, arena, for_others).is_ok())
+    }
+
+    /// How many permits are free.
+    pub fn value(&self) -> u32 {
+        self.words().value(self.held().body())
+    }
+
+    /// How many permits there are.
+    pub fn count(&self) -> u32 {
+        self.words().count()
     }
 }

@@ -10,7 +10,9 @@
 //! nothing, killed after it its token is gone (a bounded semaphore is what gives it back). Between release's count and its wake,
 //! or woken instead of others: the broadcast. The number of sleepers may stay too high, which costs a wake of nobody and nothing else.
 
-use crate::arena::Words;
+use crate::ArenaError;
+use crate::arena::{Arena, Kind, Words};
+use crate::handle::{Handle, Primitive};
 use crate::sync::{AtomicU32, Deadline, Ordering, Parking, Slept, TimedOut, fence};
 
 /// The words, in shared memory. All zero bytes are a semaphore of 0.
@@ -31,11 +33,6 @@ pub struct Overflow;
 impl Semaphore {
     /// The highest value.
     pub const MOST: u32 = i32::MAX as u32;
-
-    /// Sets the first value, before anybody else knows of the semaphore.
-    pub(crate) fn start(&self, value: u32) {
-        self.value.store(value, Ordering::Relaxed);
-    }
 
     /// Takes a token if there is one.
     pub fn try_acquire(&self) -> bool {
@@ -93,5 +90,44 @@ impl Semaphore {
     /// How many tokens there are.
     pub fn value(&self) -> u32 {
         self.value.load(Ordering::Relaxed)
+    }
+}
+
+impl Primitive for Semaphore {
+    const KIND: Kind = Kind::Semaphore;
+}
+
+impl Handle<Semaphore> {
+    /// Makes a semaphore of `value` tokens, at most [`MOST`](Semaphore::MOST).
+    ///
+    /// # Errors
+    /// [`ArenaError`].
+    pub fn new(arena: &'static Arena, value: u32) -> Result<Self, ArenaError> {
+        let made = Self::make(arena, 0, 0)?;
+        made.words().value.store(value.min(Semaphore::MOST), Ordering::Relaxed);
+        Ok(made)
+    }
+
+    /// See [`Semaphore::acquire`]. Whether a token was taken.
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    pub fn acquire(&self, deadline: Deadline) -> Result<bool, ArenaError> {
+        let (words, _, arena) = self.enter()?;
+        Ok(words.acquire(arena, deadline).is_ok())
+    }
+
+    /// See [`Semaphore::release`]. Whether there was room for the tokens.
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    pub fn release(&self, count: u32) -> Result<bool, ArenaError> {
+        let (words, _, arena) = self.enter()?;
+        Ok(words.release(arena, count).is_ok())
+    }
+
+    /// How many tokens there are.
+    pub fn value(&self) -> u32 {
+        self.words().value()
     }
 }

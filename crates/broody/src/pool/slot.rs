@@ -82,7 +82,7 @@ impl Slot {
             argument: &[],
             own: &own,
         };
-        let process = Process::new(launch.start()?);
+        let process = Process::new(launch.start(crate::handle::Outgoing::default())?);
         let frames = VecDeque::new();
         Ok(Self {
             process,

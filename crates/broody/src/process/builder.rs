@@ -1,13 +1,17 @@
 //! What can be said about a process before it starts.
 
 use std::marker::PhantomData;
+use std::sync::{Arc, Mutex};
 
+use broody_shm::arena::Held;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::launch::Launch;
 use super::{Child, StartMethod, fork};
+use crate::context::lock;
 use crate::function::{self, FunctionId};
+use crate::handle::Outgoing;
 use crate::{Error, Result, codec};
 
 /// The longest name, in bytes.
@@ -99,7 +103,8 @@ impl Builder {
                 "a fork cannot be prepared: it takes the memory as it is when it starts. Use `fork` then";
             return Err(Error::Invalid { what: what.to_owned() });
         }
-        let argument = codec::encode(&argument).map_err(|reason| Error::Encode {
+        let encoded = codec::encode_with_handles(&argument);
+        let (argument, outgoing) = encoded.map_err(|reason| Error::Encode {
             what: "the argument",
             function: function::name_of::<F>(),
             reason,
@@ -109,6 +114,7 @@ impl Builder {
             function: FunctionId::of::<F, A, R>(),
             function_name: function::name_of::<F>(),
             argument,
+            objects: Arc::new(Objects::new(outgoing)),
             result: PhantomData,
         })
     }
@@ -153,6 +159,7 @@ pub struct Prepared<R> {
     function: FunctionId,
     function_name: String,
     argument: Vec<u8>,
+    objects: Arc<Objects>,
     result: PhantomData<fn() -> R>,
 }
 
@@ -170,6 +177,29 @@ impl<R> Prepared<R> {
             argument: &self.argument,
             own: &[],
         };
-        Ok(Child::new(launch.start()?, self.function_name.clone()))
+        let started = launch.start(self.objects.take()?)?;
+        Ok(Child::new(started, self.function_name.clone()))
+    }
+}
+
+/// The shared objects in an argument that may be decoded any number of times.
+#[derive(Debug)]
+struct Objects {
+    /// The holds that the argument names: for the first start.
+    first: Mutex<Option<Outgoing>>,
+    /// For the others.
+    kept: Vec<Arc<Held>>,
+}
+
+impl Objects {
+    fn new(outgoing: Outgoing) -> Self {
+        Self { kept: outgoing.kept().to_vec(), first: Mutex::new(Some(outgoing)) }
+    }
+
+    fn take(&self) -> Result<Outgoing> {
+        match lock(&self.first).take() {
+            Some(first) => Ok(first),
+            None => Outgoing::keeping(&self.kept),
+        }
     }
 }

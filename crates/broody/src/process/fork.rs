@@ -23,6 +23,7 @@ use broody_os::fork::{self, Fork};
 use broody_os::pidfd::PidFd;
 use broody_os::signals::SignalSet;
 use broody_os::{Pid, environment, events, socket, wait};
+use broody_shm::arena::{Arena, Frozen};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -35,7 +36,7 @@ use crate::function::{self, Outcome};
 use crate::supervisor::child;
 use crate::supervisor::link::{Link, PATIENCE};
 use crate::supervisor::protocol::{self, Arrived, Identity, Notice, Request};
-use crate::{Error, Result, codec};
+use crate::{Error, Result, codec, memory};
 
 /// Starts `function` in a fork of this process.
 pub(super) fn start<R, F>(how: &Builder, function: F) -> Result<Child<R>>
@@ -51,6 +52,8 @@ where
     let parent = fork::pid();
     let tied = link.is_inherited() && fork::is_main_thread();
     function::prepare_recording();
+    // What this process keeps in shared memory stays until the child keeps it, too.
+    let frozen = memory::existing_arena().map(Arena::freeze).transpose()?;
 
     // Held over the fork, standard output is whole in the child, and what was buffered is not written twice.
     let mut stdout = std::io::stdout().lock();
@@ -64,7 +67,7 @@ where
     match forked {
         Fork::Child => {
             drop(ours);
-            let newborn = Newborn { identity, link, channel: theirs, parent, tied };
+            let newborn = Newborn { identity, link, channel: theirs, parent, tied, frozen };
             newborn.run(function)
         }
         Fork::Parent(pid) => {
@@ -95,12 +98,14 @@ struct Newborn {
     parent: Pid,
     /// It dies with the thread that forks it.
     tied: bool,
+    /// What its parent keeps in shared memory.
+    frozen: Option<Frozen>,
 }
 
 impl Newborn {
     fn run<R: Serialize>(self, function: impl FnOnce() -> R) -> ! {
-        let Newborn { identity, link, channel, parent, tied } = self;
-        if let Err(error) = settle_in(&link, &channel, parent, tied) {
+        let Newborn { identity, link, channel, parent, tied, frozen } = self;
+        if let Err(error) = settle_in(&link, &channel, parent, tied, frozen) {
             child::give_up(&channel, error.to_string());
         }
         if identity.named {
@@ -117,7 +122,7 @@ impl Newborn {
     }
 }
 
-fn settle_in(link: &Link, channel: &OwnedFd, parent: Pid, tied: bool) -> Result<()> {
+fn settle_in(link: &Link, channel: &OwnedFd, parent: Pid, tied: bool, frozen: Option<Frozen>) -> Result<()> {
     if tied {
         fork::die_with_parent_thread()?;
     }
@@ -128,6 +133,9 @@ fn settle_in(link: &Link, channel: &OwnedFd, parent: Pid, tied: bool) -> Result<
     // It may have died before the supervisor knew.
     if fork::parent_pid() != parent {
         fork::exit_now(child::NOT_STARTED);
+    }
+    if let Some(frozen) = frozen {
+        frozen.adopt()?;
     }
     Ok(protocol::send(channel, &Notice::Started { pid }, &[], &[pidfd.as_fd()], true)?)
 }

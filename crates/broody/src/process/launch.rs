@@ -14,6 +14,7 @@ use super::StartMethod;
 use super::shared::{Birth, Shared};
 use crate::context::Context;
 use crate::function::FunctionId;
+use crate::handle::Outgoing;
 use crate::supervisor::link::{Link, PATIENCE};
 use crate::supervisor::protocol::{self, Arrived, Identity, Notice, Parent, Request, Start, Stream};
 use crate::{Error, Result};
@@ -32,14 +33,27 @@ pub(crate) struct Launch<'a> {
 }
 
 impl Launch<'_> {
-    /// Starts the process.
-    pub(crate) fn start(&self) -> Result<Arc<Shared>> {
+    /// Starts the process, which takes over `outgoing`, the shared objects in its argument.
+    pub(crate) fn start(&self, outgoing: Outgoing) -> Result<Arc<Shared>> {
         let context = Context::current();
         context.sweep();
         let number = context.next_number();
         let identity = identity(context, self.name, self.daemon, self.method, number);
         let argument = protocol::apart("broody-argument", self.argument)?;
-        let attempt = |link: &Arc<Link>| self.ask(link, &identity, number, argument.as_ref());
+        let holds = outgoing.holds().iter().map(|hold| (hold.index, hold.use_number)).collect();
+        let start = Start {
+            identity: identity.clone(),
+            number,
+            function: self.function,
+            exec: self.method == StartMethod::Spawn,
+            argument_apart: argument.is_some(),
+            environment: false,
+            directory: false,
+            streams: [Stream::Same; 2],
+            own: self.own.len() as u8,
+            holds,
+        };
+        let attempt = |link: &Arc<Link>| self.ask(link, start.clone(), argument.as_ref());
         let link = context.link()?;
         let (link, channel) = match attempt(&link) {
             Ok(channel) => (link, channel),
@@ -55,32 +69,16 @@ impl Launch<'_> {
             let _ = link.request(&Request::Cancel { number }, &[], []);
             Err(error)
         };
-        self.await_start(identity, channel, &link)
-            .or_else(cancel)
-            .map(|birth| Shared::register(birth, number))
+        let birth = self.await_start(identity, channel, &link).or_else(cancel)?;
+        // From here on the supervisor ends what the child does not take.
+        outgoing.hand_over();
+        Ok(Shared::register(birth, number))
     }
 
     /// Sends the request. Gives the channel that the answer comes on.
-    fn ask(
-        &self,
-        link: &Link,
-        identity: &Identity,
-        number: u64,
-        argument: Option<&OwnedFd>,
-    ) -> Result<OwnedFd> {
+    fn ask(&self, link: &Link, mut start: Start, argument: Option<&OwnedFd>) -> Result<OwnedFd> {
         let (ours, theirs) = socket::pair()?;
         let differences = link.differences()?;
-        let mut start = Start {
-            identity: identity.clone(),
-            number,
-            function: self.function,
-            exec: self.method == StartMethod::Spawn,
-            argument_apart: argument.is_some(),
-            environment: false,
-            directory: false,
-            streams: [Stream::Same; 2],
-            own: self.own.len() as u8,
-        };
         differences.describe(&mut start);
         let descriptors = [theirs.as_fd()]
             .into_iter()

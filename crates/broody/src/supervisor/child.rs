@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::link::Link;
 use super::protocol::{self, Arrived, Identity, Message, Notice, Request, Start, Stream};
-use super::server::{Inherited, REQUESTS};
+use super::server::{ARENA, Inherited, REQUESTS};
 use crate::boot;
 use crate::context::Context;
 use crate::function::{FunctionId, Outcome};
@@ -28,7 +28,7 @@ const LONGEST_TEXT: usize = protocol::INLINE / 2 - 64;
 pub(crate) const NOT_STARTED: u8 = 127;
 
 /// Where the channel is in a child of `forkserver` or `spawn`; the function's own descriptors follow.
-const CHANNEL: RawFd = REQUESTS + 1;
+const CHANNEL: RawFd = ARENA + 1;
 
 /// What a child that execs hands to itself, in a memfd at the first descriptor behind the channel.
 #[derive(Serialize, Deserialize)]
@@ -209,15 +209,16 @@ fn baton(inherited: &Inherited, start: &Start, argument: &[u8]) -> broody_os::Re
     memory::create_with("broody-baton", &bytes)
 }
 
-/// Execs the program anew; returns only on failure. The request socket is put where exec leaves it open.
+/// Execs the program anew; returns only on failure. The request socket and the arena are put where exec leaves them open.
 fn exec() -> broody_os::Error {
-    // SAFETY: the request socket is at its number in every child, and this process has no other owner for it.
-    #[allow(unsafe_code)]
-    let requests = unsafe { fork::inherited(REQUESTS) };
-    if let Err(error) =
-        requests.and_then(|requests| fork::keep_over_exec(&requests).map(|()| std::mem::forget(requests)))
-    {
-        return error;
+    for number in [REQUESTS, ARENA] {
+        // SAFETY: they are at their numbers in every child, and whoever owns them in this process is gone after exec.
+        #[allow(unsafe_code)]
+        let inherited = unsafe { fork::inherited(number) };
+        let kept = inherited.and_then(|fd| fork::keep_over_exec(&fd).map(|()| std::mem::forget(fd)));
+        if let Err(error) = kept {
+            return error;
+        }
     }
     let arguments: Vec<_> = std::env::args_os().collect();
     let token = boot::Role::Child.token();
@@ -258,6 +259,7 @@ pub(crate) fn resume() -> ! {
     });
     let own = own.collect();
     warm_up();
+    crate::memory::expect_inherited();
     run(baton.identity, baton.function, argument, channel, own, baton.supervisor)
 }
 
@@ -290,6 +292,7 @@ pub(crate) fn finish(channel: OwnedFd, outcome: Outcome, result: &[u8]) -> ! {
     send_outcome(&channel, outcome, result);
     // An exit function that panics has printed its message; the others still run.
     let _ = catch_unwind(AssertUnwindSafe(crate::exit::run_all));
+    crate::memory::leave();
     flush();
     fork::exit_now(code)
 }

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use broody_os::environment::{self, FileIdentity};
 use broody_os::pidfd::PidFd;
-use broody_os::{Pid, events, fork, image, memory, socket, wait};
+use broody_os::{Pid, events, fork, image, socket, wait};
 use serde::Serialize;
 
 use super::protocol::{self, Arrived, Message, Request, Start, Stream, Welcome};
 use crate::boot::{self, Role};
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
 /// How long an answer of the supervisor is waited for. Far more than it takes on a loaded machine: only a stopped
 /// supervisor is silent for so long.
@@ -84,13 +84,10 @@ impl Link {
         let (requests, theirs) = socket::pair()?;
         socket::pass_credentials(theirs.as_fd())?;
         socket::limit_sending(requests.as_fd(), PATIENCE)?;
-        protocol::send(
-            &requests,
-            &Request::Hello,
-            program_name().as_bytes(),
-            &[ours.as_fd(), requests.as_fd()],
-            true,
-        )?;
+        // A program that has no room for shared memory can start processes all the same.
+        let arena = memory::arena().map_or(requests.as_fd(), |arena| arena.descriptor());
+        let descriptors = [ours.as_fd(), requests.as_fd(), arena];
+        protocol::send(&requests, &Request::Hello, program_name().as_bytes(), &descriptors, true)?;
 
         let executable = boot::executable();
         let failed = |reason: String| Error::SupervisorStart { executable: executable.clone(), reason };
@@ -206,7 +203,7 @@ impl Link {
         let variables = environment::variables();
         let variables = match &self.baseline {
             Some(baseline) if baseline.variables == variables => None,
-            _ => Some(memory::create_with("broody-environment", &variables)?),
+            _ => Some(broody_os::memory::create_with("broody-environment", &variables)?),
         };
         let directory = match &self.baseline {
             Some(baseline) if baseline.directory == environment::directory_identity() => None,

@@ -32,5 +32,6 @@
 pub(crate) mod child;
 pub(crate) mod link;
 pub(crate) mod protocol;
+mod repair;
 pub(crate) mod server;
 mod spare;

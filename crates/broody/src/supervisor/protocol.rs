@@ -24,7 +24,8 @@ pub(crate) const LONGEST: usize = 2 * INLINE + 4;
 /// From the host or any of its descendants to the supervisor; the kernel tells who sent it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// The first message. Raw: the program's name. Descriptors: the host's pidfd, and the sending end of the request socket, for children.
+    /// The first message. Raw: the program's name. Descriptors: the host's pidfd, the sending end of the request socket, for children, and the
+    /// program's shared memory (or, where it could not be made, anything).
     Hello,
     /// Start a process. Descriptors: the channel, then those that [`Start`] lists. Raw: the argument.
     Start(Start),
@@ -57,6 +58,8 @@ pub(crate) struct Start {
     pub(crate) streams: [Stream; 2],
     /// How many descriptors follow that are the function's own.
     pub(crate) own: u8,
+    /// What keeps the shared objects in the argument alive until the child has taken them: number and use of each hold.
+    pub(crate) holds: Vec<(u32, u32)>,
 }
 
 /// Where a standard stream of the child comes from.

@@ -11,13 +11,19 @@ use broody_os::pidfd::PidFd;
 use broody_os::signals::{self, Disposition, SignalFd, SignalSet};
 use broody_os::wait::{self, Reaped};
 use broody_os::{Pid, environment, image, limits, proc, socket};
+use broody_shm::arena::{Arena, HoldId};
 
 use super::child;
 use super::protocol::{self, Arrived, Message, Notice, Request, Start, Welcome};
+use super::repair::Repairs;
 use super::spare::Spares;
+use crate::memory;
 
 /// Where the supervisor keeps the sending end of the request socket, and where every child finds it.
 pub(crate) const REQUESTS: i32 = 3;
+
+/// Where the supervisor, and every child, has the program's shared memory.
+pub(crate) const ARENA: i32 = REQUESTS + 1;
 
 /// How long after a child's end what it left behind is looked for. Ends that come together are looked after together.
 const ORPHAN_DELAY: Duration = Duration::from_millis(2);
@@ -45,6 +51,8 @@ struct Entry {
     number: u64,
     /// It was detached: it lives on.
     kept: bool,
+    /// What keeps the shared objects in its argument alive until it has taken them.
+    holds: Vec<HoldId>,
 }
 
 /// A process that is not the supervisor's child and still ends with the program: forked by the host or by a child.
@@ -94,6 +102,7 @@ struct Server {
     /// By pid, which is also the epoll token.
     adopted: BTreeMap<Pid, Adopted>,
     spares: Spares,
+    repairs: Repairs,
     /// When orphans are to be looked for.
     scan_at: Option<Instant>,
     /// Whoever waits for the end of everything.
@@ -130,13 +139,14 @@ impl Server {
         else {
             return Err(refused());
         };
-        let [host_pidfd, sending] = <[OwnedFd; 2]>::try_from(descriptors).map_err(|_| refused())?;
+        let [host_pidfd, sending, arena] = <[OwnedFd; 3]>::try_from(descriptors).map_err(|_| refused())?;
         // SAFETY: this process has one thread and holds nothing else that it will use.
         #[allow(unsafe_code)]
-        let kept = unsafe { fork::keep_only(REQUESTS, vec![sending, requests, host_pidfd], false)? };
-        let [sending, requests, host_pidfd] = <[OwnedFd; 3]>::try_from(kept).map_err(|_| refused())?;
-        // It stays at its number for every child; nobody here sends on it.
+        let kept = unsafe { fork::keep_only(REQUESTS, vec![sending, arena, requests, host_pidfd], false)? };
+        let [sending, arena, requests, host_pidfd] = <[OwnedFd; 4]>::try_from(kept).map_err(|_| refused())?;
+        // It stays at its number for every child; nobody here sends on it. So does the arena.
         std::mem::forget(sending);
+        memory::adopt(Arena::open(arena));
 
         let me = fork::pid();
         let epoll = Epoll::new()?;
@@ -161,6 +171,7 @@ impl Server {
             children: BTreeMap::new(),
             adopted: BTreeMap::new(),
             spares: Spares::default(),
+            repairs: Repairs::new(),
             scan_at: None,
             quitting: None,
         })
@@ -170,7 +181,8 @@ impl Server {
         let mut ready = Vec::with_capacity(64);
         loop {
             let until_scan = self.scan_at.map(|at| at.saturating_duration_since(Instant::now()));
-            let limit = until_scan.into_iter().chain(self.spares.until_release()).min();
+            let until_repair = self.repairs.until_due();
+            let limit = until_scan.into_iter().chain(self.spares.until_release()).chain(until_repair).min();
             self.epoll.wait(&mut ready, limit)?;
             for token in ready.drain(..) {
                 match token {
@@ -197,6 +209,7 @@ impl Server {
                 self.scan_at = None;
                 self.kill_orphans();
             }
+            self.repairs.tend();
             if self.host != 0 {
                 self.spares.tend(&self.inherited);
             }
@@ -232,6 +245,9 @@ impl Server {
         let mut descriptors = descriptors.into_iter();
         let Some(channel) = descriptors.next() else { return };
         let number = start.number;
+        let holds =
+            start.holds.iter().map(|(index, use_number)| HoldId { index: *index, use_number: *use_number });
+        let holds = holds.collect();
         // Someone who is not of this program any more (its fork, say, after its end) has nobody to die with.
         let is_ours = self.children.contains_key(&sender) || self.adopted.contains_key(&sender);
         if self.host == 0 && !is_ours {
@@ -268,7 +284,7 @@ impl Server {
                 let _ = fork::kill_child(pid, signals::SIGKILL);
             }
         }
-        self.children.insert(pid, Entry { channel, parent: sender, number, kept: false });
+        self.children.insert(pid, Entry { channel, parent: sender, number, kept: false, holds });
     }
 
     fn adopt(
@@ -293,6 +309,7 @@ impl Server {
     fn adopted_ended(&mut self, pid: Pid) {
         if let Some(gone) = self.adopted.remove(&pid) {
             self.epoll.remove(&gone.pidfd);
+            self.repairs.after(pid, Vec::new());
             self.kill_started_by(pid);
         }
     }
@@ -321,7 +338,10 @@ impl Server {
             if self.spares.is(pid) {
                 self.spares.release();
             }
-            let entry = self.children.remove(&pid);
+            let mut entry = self.children.remove(&pid);
+            // What it owned is put right while nobody else can have its pid.
+            let holds = entry.as_mut().map_or_else(Vec::new, |entry| std::mem::take(&mut entry.holds));
+            self.repairs.after(pid, holds);
             if let (Reaped::Ended(status, usage), Some(entry)) = (wait::reap_pid(pid)?, entry) {
                 tell(&entry.channel, &Notice::ended(status, usage));
             }

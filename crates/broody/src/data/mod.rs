@@ -1,0 +1,13 @@
+//! Data that processes share: values, arrays, bytes.
+
+mod array;
+mod blob;
+mod guardian;
+mod memory;
+mod value;
+
+pub use array::{Array, ArrayGuard};
+pub use blob::Blob;
+pub(crate) use guardian::Guardian;
+pub use memory::SharedMemory;
+pub use value::{Atomic, Value};

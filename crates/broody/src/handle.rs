@@ -1,0 +1,153 @@
+//! Handles on shared objects as values: how they are encoded.
+//!
+//! An encoded handle names the object, and a *hold* that keeps the object alive while the bytes are on their way. Whoever encodes for another
+//! process [collects](collect) these holds and answers for them until the bytes are delivered; the decoder takes over the hold, or, where
+//! the same bytes are decoded once more, gets a new one if the object is still there.
+//!
+//! Bytes that broody does not deliver cannot be answered for: a handle that is serialised anywhere else is an error.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use broody_shm::arena::{Held, HoldId, Name, Transit};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::memory;
+
+/// What the handles in some encoded bytes stand for.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    /// Holds on their way.
+    transit: Option<Transit>,
+    /// The objects, for bytes that are decoded more than once.
+    kept: Vec<Arc<Held>>,
+}
+
+impl Outgoing {
+    /// The holds.
+    pub(crate) fn holds(&self) -> &[HoldId] {
+        self.transit.as_ref().map_or(&[], Transit::holds)
+    }
+
+    /// Somebody else answers for the holds now.
+    pub(crate) fn hand_over(self) {
+        if let Some(transit) = self.transit {
+            transit.forget();
+        }
+    }
+
+    /// The objects themselves.
+    pub(crate) fn kept(&self) -> &[Arc<Held>] {
+        &self.kept
+    }
+
+    /// Holds on objects that some bytes name, which were decoded before and will be again.
+    pub(crate) fn keeping(kept: &[Arc<Held>]) -> crate::Result<Self> {
+        let mut again = Self { transit: None, kept: kept.to_vec() };
+        for held in kept {
+            again.add(held.send()?, held);
+        }
+        Ok(again)
+    }
+
+    fn add(&mut self, hold: HoldId, held: &Held) {
+        self.transit.get_or_insert_with(|| Transit::new(held.arena())).push(hold);
+    }
+}
+
+thread_local! {
+    static COLLECTING: Cell<bool> = const { Cell::new(false) };
+    static OUTGOING: RefCell<Outgoing> = const { RefCell::new(Outgoing { transit: None, kept: Vec::new() }) };
+}
+
+/// Runs `encode`; the handles that it encodes are collected.
+pub(crate) fn collect<T>(encode: impl FnOnce() -> T) -> (T, Outgoing) {
+    // Neither is left behind by a panic, so that the next one begins anew.
+    struct Collecting;
+    impl Drop for Collecting {
+        fn drop(&mut self) {
+            COLLECTING.set(false);
+        }
+    }
+    COLLECTING.set(true);
+    let collecting = Collecting;
+    let value = encode();
+    drop(collecting);
+    let outgoing = OUTGOING.with_borrow_mut(|outgoing| {
+        if outgoing.kept.is_empty() { Outgoing::default() } else { std::mem::take(outgoing) }
+    });
+    (value, outgoing)
+}
+
+/// A handle, encoded.
+#[derive(Debug, Serialize, Deserialize)]
+struct Encoded {
+    arena: u64,
+    index: u32,
+    name: u64,
+    hold: u32,
+    use_number: u32,
+}
+
+/// Encodes a handle.
+pub(crate) fn serialize<S: Serializer>(held: &Arc<Held>, serializer: S) -> Result<S::Ok, S::Error> {
+    use serde::ser::Error;
+    if !COLLECTING.get() {
+        return Err(S::Error::custom(
+            "a shared object can be sent to another process only as an argument at its start or through a queue or pipe",
+        ));
+    }
+    let hold = OUTGOING.with_borrow_mut(|outgoing| {
+        let hold = held.send().map_err(S::Error::custom)?;
+        outgoing.add(hold, held);
+        outgoing.kept.push(held.clone());
+        Ok(hold)
+    })?;
+    let Name { index, name } = held.name();
+    let HoldId { index: hold, use_number } = hold;
+    Encoded { arena: held.arena().id(), index, name, hold, use_number }.serialize(serializer)
+}
+
+/// Decodes a handle.
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Held>, D::Error> {
+    use serde::de::Error;
+    let encoded = Encoded::deserialize(deserializer)?;
+    let arena = memory::arena().map_err(D::Error::custom)?;
+    if arena.id() != encoded.arena {
+        return Err(D::Error::custom("this shared object is another program's"));
+    }
+    let name = Name { index: encoded.index, name: encoded.name };
+    let hold = HoldId { index: encoded.hold, use_number: encoded.use_number };
+    arena.receive(name, hold).map_err(D::Error::custom)
+}
+
+/// What the type `T` is called in shared memory: the same in all processes of one build.
+pub(crate) fn tag_of<T: ?Sized>() -> u64 {
+    // FNV-1a: short, and stable over processes.
+    std::any::type_name::<T>()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Lets a type be sent as the handle that it is. `$held` gives the handle's `Arc<Held>`, `$from` makes the type of one, if it is of its kind.
+macro_rules! sent_as_handle {
+    ($type:ty $(, $parameter:ident : $bound:path)?; $held:expr, $from:expr) => {
+        impl$(<$parameter: $bound>)? serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let held: fn(&Self) -> &std::sync::Arc<broody_shm::arena::Held> = $held;
+                $crate::handle::serialize(held(self), serializer)
+            }
+        }
+
+        impl<'de $(, $parameter: $bound)?> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let held = $crate::handle::deserialize(deserializer)?;
+                let from: fn(std::sync::Arc<broody_shm::arena::Held>) -> Option<Self> = $from;
+                from(held).ok_or_else(|| {
+                    serde::de::Error::custom(concat!("the shared object is not a ", stringify!($type), " of this type"))
+                })
+            }
+        }
+    };
+}
+pub(crate) use sent_as_handle;

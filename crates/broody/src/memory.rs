@@ -1,0 +1,67 @@
+//! The program's shared memory: one [`Arena`] for all its processes.
+//!
+//! Made by the host, with its supervisor or with its first shared object, whichever comes first. The supervisor gets it with the first
+//! message and has it mapped, and so have the children that it forks. A child that has exec'ed finds its descriptor at [`ARENA`].
+
+#![allow(unsafe_code)]
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use broody_os::fork;
+use broody_shm::ArenaError;
+use broody_shm::arena::Arena;
+
+use crate::Result;
+use crate::supervisor::server::ARENA;
+
+static PROGRAM: OnceLock<&'static Arena> = OnceLock::new();
+
+/// Whether this process was exec'ed with the arena's descriptor at its place.
+static INHERITED: AtomicBool = AtomicBool::new(false);
+
+/// The program's arena, made if this is the first process to ask.
+pub(crate) fn arena() -> Result<&'static Arena> {
+    if let Some(arena) = PROGRAM.get() {
+        return Ok(arena);
+    }
+    crate::context::prepare();
+    let arena = if INHERITED.load(Ordering::Relaxed) {
+        // SAFETY: the child was exec'ed with the descriptor at this number, and nothing owns it. Should two threads come here at once, both map
+        // it, and the descriptor, which is never closed, has two owners that are never dropped.
+        Arena::open(unsafe { fork::inherited(ARENA) }?)?
+    } else {
+        Arena::create(random_number())?
+    };
+    Ok(PROGRAM.get_or_init(|| arena))
+}
+
+/// The arena, if this process has used it.
+pub(crate) fn existing_arena() -> Option<&'static Arena> {
+    PROGRAM.get().copied()
+}
+
+/// This process ends in an orderly way.
+pub(crate) fn leave() {
+    if let Some(arena) = existing_arena() {
+        arena.leave();
+    }
+}
+
+/// This process is the supervisor: takes what the host has sent.
+pub(crate) fn adopt(arena: std::result::Result<&'static Arena, ArenaError>) {
+    if let Ok(arena) = arena {
+        let _ = PROGRAM.set(arena);
+    }
+}
+
+/// This process was exec'ed as a child.
+pub(crate) fn expect_inherited() {
+    INHERITED.store(true, Ordering::Relaxed);
+}
+
+/// Tells arenas apart: by a number that no other one is likely to have.
+fn random_number() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}

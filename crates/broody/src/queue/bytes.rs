@@ -1,0 +1,142 @@
+//! A queue of bytes: what queues of values are made of.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use broody_shm::queue::{self, Limits, Message, QueueError, Taken};
+use broody_shm::sync::Deadline;
+
+use crate::data::Blob;
+use crate::handle::sent_as_handle;
+use crate::sync::deadline;
+use crate::{Error, Result, memory};
+
+/// A queue of messages that are bytes. As [`Queue`](crate::Queue), without a codec.
+///
+/// ```
+/// # broody::init();
+/// let queue = broody::BytesQueue::new()?;
+/// queue.put(b"hello", None)?;
+/// assert_eq!(&*queue.get(None)?, b"hello");
+/// # Ok::<(), broody::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct BytesQueue(pub(super) Arc<queue::Queue>);
+
+/// A message that was taken: its bytes.
+///
+/// A short one was copied out of the queue; a long one, of more than a mebibyte, is the very memory that it was put into.
+#[derive(Debug)]
+pub struct Bytes(Repr);
+
+#[derive(Debug)]
+enum Repr {
+    Copied(Vec<u8>),
+    Shared(Blob),
+}
+
+impl Bytes {
+    /// The bytes as a vector of their own.
+    pub fn into_vec(self) -> Vec<u8> {
+        match self.0 {
+            Repr::Copied(bytes) => bytes,
+            Repr::Shared(blob) => blob.to_vec(),
+        }
+    }
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Repr::Copied(bytes) => bytes,
+            Repr::Shared(blob) => blob,
+        }
+    }
+}
+
+/// Tells queues of bytes from those of values.
+const RAW: u64 = 1;
+
+impl BytesQueue {
+    /// Makes a queue without bounds.
+    ///
+    /// # Errors
+    /// [`Memory`](Error::Memory) when there is no memory for it.
+    pub fn new() -> Result<Self> {
+        Self::with(Limits::default(), RAW, false)
+    }
+
+    /// Makes a queue of at most `messages` messages and at most `bytes` bytes of them.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn bounded(messages: Option<u32>, bytes: Option<u64>) -> Result<Self> {
+        Self::with(Limits { messages, bytes, refuse_long: true }, RAW, false)
+    }
+
+    pub(super) fn with(limits: Limits, tag: u64, counts_tasks: bool) -> Result<Self> {
+        Ok(Self(Arc::new(queue::Queue::new(memory::arena()?, limits, tag, counts_tasks)?)))
+    }
+
+    /// Puts a message, waiting for room at most for `limit` if there is one; `Some(Duration::ZERO)` only tries.
+    ///
+    /// # Errors
+    /// [`TimedOut`](Error::TimedOut) when there was no room in time, [`Closed`](Error::Closed),
+    /// [`MessageTooLong`](Error::MessageTooLong), and [`Memory`](Error::Memory) when there is no memory for it. The queue is as it was.
+    pub fn put(&self, bytes: &[u8], limit: Option<Duration>) -> Result<()> {
+        self.put_message(Message { bytes, holds: &[] }, deadline(limit))
+    }
+
+    pub(super) fn put_message(&self, message: Message<'_>, deadline: Deadline) -> Result<()> {
+        self.0.put(message, deadline).map_err(|error| explain(error, "room in the queue"))
+    }
+
+    /// Takes the next message, waiting for it at most for `limit` if there is one; `Some(Duration::ZERO)` only tries.
+    ///
+    /// # Errors
+    /// [`TimedOut`](Error::TimedOut) when there was none in time; [`Closed`](Error::Closed) when there is none and will be none.
+    pub fn get(&self, limit: Option<Duration>) -> Result<Bytes> {
+        let mut buffer = Vec::new();
+        let taken = self.take(&mut buffer, deadline(limit))?;
+        Ok(Bytes(match taken.blob {
+            Some(blob) => Repr::Shared(Blob::from_shared(blob)),
+            None => Repr::Copied(buffer),
+        }))
+    }
+
+    pub(super) fn take(&self, buffer: &mut Vec<u8>, deadline: Deadline) -> Result<Taken> {
+        self.0.take(buffer, deadline).map_err(|error| explain(error, "a message in the queue"))
+    }
+
+    /// How many messages there are, at this instant.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none, at this instant.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// No more is put. What is there can still be taken; then [`get`](Self::get) is [`Closed`](Error::Closed).
+    pub fn close(&self) {
+        self.0.close();
+    }
+}
+
+/// A queue's error, to users.
+pub(super) fn explain(error: QueueError, what: &'static str) -> Error {
+    match error {
+        QueueError::TimedOut => Error::TimedOut { what },
+        QueueError::Closed => Error::Closed { what: "queue" },
+        QueueError::TooLong { length, bound } => Error::MessageTooLong { length, bound },
+        QueueError::Arena(error) => error.into(),
+        QueueError::Corrupt(error) => error.into(),
+    }
+}
+
+sent_as_handle!(BytesQueue; |queue| queue.0.held(), |held| {
+    if held.tag() == RAW { queue::Queue::from_held(held).map(|queue| BytesQueue(Arc::new(queue))) } else { None }
+});

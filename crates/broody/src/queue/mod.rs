@@ -1,0 +1,15 @@
+//! Queues and pipes between processes, that survive whoever uses them.
+//!
+//! When `put` returns, the message is in shared memory, and nothing of it in the process: no thread feeds a pipe behind its back, and nothing
+//! is lost when the process ends the next moment. A process that is killed in the middle of a put has put nothing; one that is killed in the
+//! middle of a get has taken nothing.
+
+mod bytes;
+mod joinable;
+mod pipe;
+mod typed;
+
+pub use bytes::{Bytes, BytesQueue};
+pub use joinable::JoinableQueue;
+pub use pipe::{Connection, Receiver, Sender, channel, pipe};
+pub use typed::{Iter, Queue, QueueBuilder};

@@ -1,0 +1,241 @@
+//! Pipes: queues with ends, which are closed when an end is gone.
+
+use std::borrow::Borrow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use broody_shm::arena::Held;
+use broody_shm::queue::{End, Limits};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::typed::Queue;
+use crate::handle::{self, tag_of};
+use crate::{Error, Result};
+
+/// How many bytes of messages wait in a pipe before who sends waits, too.
+const BUFFER: u64 = 1 << 20;
+
+/// An end of a pipe as an object: when the last handle on it, in any process, is gone, the pipe is closed.
+#[derive(Debug, Clone)]
+struct Anchor(Arc<Held>);
+
+impl Serialize for Anchor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        handle::serialize(&self.0, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Anchor {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        handle::deserialize(deserializer).map(Self)
+    }
+}
+
+/// Makes a pipe for values in one direction: what is sent is received in order.
+///
+/// When all senders, in every process, are dropped or dead, [`Receiver::receive`] gives what is left and then
+/// [`Closed`](Error::Closed). When all receivers are, so does [`Sender::send`].
+///
+/// ```
+/// # broody::init();
+/// let (sender, receiver) = broody::channel::<String>()?;
+/// let child = broody::spawn(|sender: broody::Sender<String>| sender.send("hello".to_owned()).unwrap(), sender)?;
+/// assert_eq!(receiver.iter().collect::<Vec<_>>(), ["hello"]);
+/// child.join()?;
+/// # Ok::<(), broody::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Memory`](Error::Memory) when there is no memory for it.
+pub fn channel<T: Serialize + DeserializeOwned>() -> Result<(Sender<T>, Receiver<T>)> {
+    let limits = Limits { messages: None, bytes: Some(BUFFER), refuse_long: false };
+    let queue = Queue::<T>::with(limits, tag_of::<T>(), false)?;
+    let end = |which| queue.core().end(which).map(Anchor);
+    let (sending, receiving) = (end(End::Sending)?, end(End::Receiving)?);
+    Ok((Sender { queue: queue.clone(), anchor: Some(sending) }, Receiver { queue, anchor: Some(receiving) }))
+}
+
+/// Makes a pipe for values in both directions, as Python's `multiprocessing.Pipe`. Gives its two ends.
+///
+/// ```
+/// # broody::init();
+/// use broody::Connection;
+/// let (ours, theirs) = broody::pipe::<u32, String>()?;
+/// fn answer(theirs: Connection<String, u32>) {
+///     while let Ok(number) = theirs.receive() {
+///         theirs.send(number.to_string()).unwrap();
+///     }
+/// }
+/// let child = broody::spawn(answer, theirs)?;
+/// ours.send(7)?;
+/// assert_eq!(ours.receive()?, "7");
+/// drop(ours);
+/// child.join()?;
+/// # Ok::<(), broody::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Memory`](Error::Memory) when there is no memory for it.
+pub fn pipe<A, B>() -> Result<(Connection<A, B>, Connection<B, A>)>
+where
+    A: Serialize + DeserializeOwned,
+    B: Serialize + DeserializeOwned,
+{
+    let (there, here) = (channel::<A>()?, channel::<B>()?);
+    Ok((Connection { sender: there.0, receiver: here.1 }, Connection { sender: here.0, receiver: there.1 }))
+}
+
+/// The end of a pipe that values are sent into.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(bound = "")]
+pub struct Sender<T> {
+    queue: Queue<T>,
+    /// `None` once closed.
+    anchor: Option<Anchor>,
+}
+
+/// The end of a pipe that values come out of.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(bound = "")]
+pub struct Receiver<T> {
+    queue: Queue<T>,
+    /// `None` once closed.
+    anchor: Option<Anchor>,
+}
+
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        Self { queue: self.queue.clone(), anchor: self.anchor.clone() }
+    }
+}
+
+impl<T> Clone for Receiver<T> {
+    fn clone(&self) -> Self {
+        Self { queue: self.queue.clone(), anchor: self.anchor.clone() }
+    }
+}
+
+fn as_pipe(error: Error) -> Error {
+    match error {
+        Error::Closed { .. } => Error::Closed { what: "other end of the pipe" },
+        error => error,
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> Sender<T> {
+    /// Sends a value, waiting while the pipe is full.
+    ///
+    /// # Errors
+    /// [`Closed`](Error::Closed) when nobody can receive it; [`Encode`](Error::Encode) and [`Memory`](Error::Memory) as for
+    /// [`Queue::put`].
+    pub fn send(&self, value: impl Borrow<T>) -> Result<()> {
+        self.queue.put(value).map_err(as_pipe)
+    }
+
+    /// Sends a value, waiting at most for `limit`; zero only tries.
+    ///
+    /// # Errors
+    /// [`TimedOut`](Error::TimedOut), and as [`send`](Self::send).
+    pub fn send_timeout(&self, value: impl Borrow<T>, limit: Duration) -> Result<()> {
+        self.queue.put_timeout(value, limit).map_err(as_pipe)
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> Receiver<T> {
+    /// Receives the next value, waiting for it.
+    ///
+    /// # Errors
+    /// [`Closed`](Error::Closed) when there is none and nobody can send one; [`Decode`](Error::Decode) as for [`Queue::get`].
+    pub fn receive(&self) -> Result<T> {
+        self.queue.get().map_err(as_pipe)
+    }
+
+    /// Receives the next value, waiting at most for `limit`; zero only tries.
+    ///
+    /// # Errors
+    /// [`TimedOut`](Error::TimedOut), and as [`receive`](Self::receive).
+    pub fn receive_timeout(&self, limit: Duration) -> Result<T> {
+        self.queue.get_timeout(limit).map_err(as_pipe)
+    }
+
+    /// Whether a value is there, at this instant, or nobody can send one.
+    pub fn is_ready(&self) -> bool {
+        !self.queue.is_empty() || self.queue.is_closed()
+    }
+
+    /// Receives values until nobody can send any more.
+    pub fn iter(&self) -> super::Iter<'_, T> {
+        self.queue.iter()
+    }
+
+    pub(crate) fn queue(&self) -> &Queue<T> {
+        &self.queue
+    }
+}
+
+/// One end of a pipe in both directions: sends `S`, receives `R`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(bound = "")]
+pub struct Connection<S, R> {
+    sender: Sender<S>,
+    receiver: Receiver<R>,
+}
+
+impl<S, R> Clone for Connection<S, R> {
+    fn clone(&self) -> Self {
+        Self { sender: self.sender.clone(), receiver: self.receiver.clone() }
+    }
+}
+
+impl<S, R> Connection<S, R>
+where
+    S: Serialize + DeserializeOwned,
+    R: Serialize + DeserializeOwned,
+{
+    /// See [`Sender::send`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send(&self, value: impl Borrow<S>) -> Result<()> {
+        self.sender.send(value)
+    }
+
+    /// See [`Sender::send_timeout`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send_timeout(&self, value: impl Borrow<S>, limit: Duration) -> Result<()> {
+        self.sender.send_timeout(value, limit)
+    }
+
+    /// See [`Receiver::receive`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn receive(&self) -> Result<R> {
+        self.receiver.receive()
+    }
+
+    /// See [`Receiver::receive_timeout`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn receive_timeout(&self, limit: Duration) -> Result<R> {
+        self.receiver.receive_timeout(limit)
+    }
+
+    /// See [`Receiver::is_ready`].
+    pub fn is_ready(&self) -> bool {
+        self.receiver.is_ready()
+    }
+
+    /// The two directions apart.
+    pub fn split(self) -> (Sender<S>, Receiver<R>) {
+        (self.sender, self.receiver)
+    }
+
+    pub(crate) fn receiver(&self) -> &Receiver<R> {
+        &self.receiver
+    }
+}

@@ -1,0 +1,366 @@
+//! A queue of values.
+
+use std::borrow::Borrow;
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use broody_shm::queue::{self, Limits, Message};
+use broody_shm::sync::Deadline;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::bytes::{BytesQueue, explain};
+use crate::handle::{self, Outgoing, tag_of};
+use crate::sync::deadline;
+use crate::{Error, Result, codec};
+
+/// A queue between processes: any number of them put values in, any number take them out, in the order in which they were put.
+///
+/// As Python's `multiprocessing.Queue`, without its feeder thread: what was put is there, whatever becomes of the process that put it.
+///
+/// ```
+/// # broody::init();
+/// use broody::Queue;
+/// let (tasks, results) = (Queue::<u64>::new()?, Queue::<u64>::new()?);
+/// fn work((tasks, results): (Queue<u64>, Queue<u64>)) {
+///     for task in &tasks {
+///         results.put(&(task * task)).unwrap();
+///     }
+/// }
+/// let child = broody::spawn(work, (tasks.clone(), results.clone()))?;
+/// tasks.put_many([1, 2, 3])?;
+/// tasks.close();
+/// child.join()?;
+/// assert_eq!(results.get_many(10)?, [1, 4, 9]);
+/// # Ok::<(), broody::Error>(())
+/// ```
+pub struct Queue<T> {
+    pub(super) bytes: BytesQueue,
+    value: PhantomData<fn(T) -> T>,
+}
+
+impl<T> Clone for Queue<T> {
+    fn clone(&self) -> Self {
+        Self { bytes: self.bytes.clone(), value: PhantomData }
+    }
+}
+
+impl<T> std::fmt::Debug for Queue<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+/// Says what a queue may hold. Made by [`Queue::builder`].
+#[derive(Debug, Clone, Copy, Default)]
+#[must_use = "a builder makes nothing until `build` is called"]
+pub struct QueueBuilder {
+    limits: Limits,
+}
+
+impl QueueBuilder {
+    /// The most messages at once: who puts more waits.
+    pub fn messages(mut self, most: u32) -> Self {
+        self.limits.messages = Some(most);
+        self
+    }
+
+    /// The most bytes of encoded messages at once. A message that is longer by itself is an error.
+    pub fn bytes(mut self, most: u64) -> Self {
+        self.limits.bytes = Some(most);
+        self.limits.refuse_long = true;
+        self
+    }
+
+    /// Makes the queue.
+    ///
+    /// # Errors
+    /// [`Invalid`](Error::Invalid) for a bound of 0; [`Memory`](Error::Memory) when there is no memory for it.
+    pub fn build<T: Serialize + DeserializeOwned>(self) -> Result<Queue<T>> {
+        Queue::with(self.checked()?, tag_of::<T>(), false)
+    }
+
+    pub(super) fn checked(self) -> Result<Limits> {
+        if self.limits.messages == Some(0) || self.limits.bytes == Some(0) {
+            return Err(Error::Invalid {
+                what: "a queue needs room for at least one message and one byte".to_owned(),
+            });
+        }
+        Ok(self.limits)
+    }
+}
+
+thread_local! {
+    /// What a message is encoded into, and taken into.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A buffer that has grown larger than this is not kept, in bytes.
+const KEPT: usize = 64 * 1024;
+
+fn with_buffer<R>(use_it: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+    // Taken out, since what is encoded or decoded may itself use a queue; and not kept by a thread that is ending.
+    let mut buffer = BUFFER.try_with(RefCell::take).unwrap_or_default();
+    buffer.clear();
+    let result = use_it(&mut buffer);
+    if buffer.capacity() <= KEPT {
+        let _ = BUFFER.try_with(|kept| kept.replace(buffer));
+    }
+    result
+}
+
+impl<T> Queue<T> {
+    pub(super) fn with(limits: Limits, tag: u64, counts_tasks: bool) -> Result<Self> {
+        Ok(Self { bytes: BytesQueue::with(limits, tag, counts_tasks)?, value: PhantomData })
+    }
+
+    pub(super) fn core(&self) -> &Arc<queue::Queue> {
+        &self.bytes.0
+    }
+
+    pub(super) fn from_core(queue: queue::Queue) -> Self {
+        Self { bytes: BytesQueue(Arc::new(queue)), value: PhantomData }
+    }
+
+    /// How many values there are, at this instant.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether there is none, at this instant.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Whether it holds as many values as it may, at this instant.
+    pub fn is_full(&self) -> bool {
+        self.core().is_full()
+    }
+
+    /// No more is put. What is there can still be taken; then [`get`](Self::get) is [`Closed`](Error::Closed), and iteration ends.
+    pub fn close(&self) {
+        self.bytes.close();
+    }
+
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> bool {
+        self.core().is_closed()
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> Queue<T> {
+    /// Makes a queue without bounds.
+    ///
+    /// # Errors
+    /// [`Memory`](Error::Memory) when there is no memory for it.
+    pub fn new() -> Result<Self> {
+        QueueBuilder::default().build()
+    }
+
+    /// Makes a queue of at most `messages` values: who puts more waits.
+    ///
+    /// # Errors
+    /// As [`QueueBuilder::build`].
+    pub fn bounded(messages: u32) -> Result<Self> {
+        QueueBuilder::default().messages(messages).build()
+    }
+
+    /// Says what the queue may hold, before it is made.
+    pub fn builder() -> QueueBuilder {
+        QueueBuilder::default()
+    }
+
+    /// Puts a value, waiting for room if the queue is full.
+    ///
+    /// # Errors
+    /// [`Encode`](Error::Encode) for a value without an encoding, [`Closed`](Error::Closed),
+    /// [`MessageTooLong`](Error::MessageTooLong), and [`Memory`](Error::Memory) when there is no memory for it. The queue is as it was.
+    pub fn put(&self, value: impl Borrow<T>) -> Result<()> {
+        self.put_until(value.borrow(), Deadline::Never)
+    }
+
+    /// Puts a value if there is room.
+    ///
+    /// # Errors
+    /// [`TimedOut`](Error::TimedOut) when the queue is full, and as [`put`](Self::put).
+    pub fn try_put(&self, value: impl Borrow<T>) -> Result<()> {
+        self.put_until(value.borrow(), Deadline::Now)
+    }
+
+    /// Puts a value, waiting for room at most for `limit`.
+    ///
+    /// # Errors
+    /// [`TimedOut`](Error::TimedOut) when there was no room in time, and as [`put`](Self::put).
+    pub fn put_timeout(&self, value: impl Borrow<T>, limit: Duration) -> Result<()> {
+        self.put_until(value.borrow(), deadline(Some(limit)))
+    }
+
+    fn put_until(&self, value: &T, deadline: Deadline) -> Result<()> {
+        with_buffer(|buffer| {
+            let outgoing = encode(value, buffer)?;
+            self.bytes.put_message(Message { bytes: buffer, holds: outgoing.holds() }, deadline)?;
+            outgoing.hand_over();
+            Ok(())
+        })
+    }
+
+    /// Puts all of `values` in their order, waiting for room: as many at once as there is room for.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put). The values before the one that failed may have been put.
+    pub fn put_many<V: Borrow<T>>(&self, values: impl IntoIterator<Item = V>) -> Result<()> {
+        /// Encoded and put together, in bytes.
+        const BATCH: usize = 8 * 1024;
+        let mut values = values.into_iter().peekable();
+        with_buffer(|buffer| {
+            while values.peek().is_some() {
+                buffer.clear();
+                let mut parts = Vec::new();
+                while buffer.len() < BATCH
+                    && let Some(value) = values.next()
+                {
+                    let start = buffer.len();
+                    let outgoing = encode(value.borrow(), buffer)?;
+                    parts.push((start..buffer.len(), outgoing));
+                }
+                self.put_parts(buffer, parts)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn put_parts(&self, buffer: &[u8], mut parts: Vec<(std::ops::Range<usize>, Outgoing)>) -> Result<()> {
+        while !parts.is_empty() {
+            let messages: Vec<_> = parts
+                .iter()
+                .map(|(range, outgoing)| Message { bytes: &buffer[range.clone()], holds: outgoing.holds() })
+                .collect();
+            let put = self.core().put_many(&messages, Deadline::Never);
+            let put = put.map_err(|error| explain(error, "room in the queue"))?;
+            parts.drain(..put).for_each(|(_, outgoing)| outgoing.hand_over());
+        }
+        Ok(())
+    }
+
+    /// Takes the next value, waiting for it.
+    ///
+    /// # Errors
+    /// [`Closed`](Error::Closed) when there is none and will be none; [`Decode`](Error::Decode) for a value that cannot be decoded (it is
+    /// taken, and the queue goes on).
+    pub fn get(&self) -> Result<T> {
+        self.get_until(Deadline::Never)
+    }
+
+    /// Takes the next value if there is one.
+    ///
+    /// # Errors
+    /// [`TimedOut`](Error::TimedOut) when there is none, and as [`get`](Self::get).
+    pub fn try_get(&self) -> Result<T> {
+        self.get_until(Deadline::Now)
+    }
+
+    /// Takes the next value, waiting for it at most for `limit`.
+    ///
+    /// # Errors
+    /// [`TimedOut`](Error::TimedOut) when there was none in time, and as [`get`](Self::get).
+    pub fn get_timeout(&self, limit: Duration) -> Result<T> {
+        self.get_until(deadline(Some(limit)))
+    }
+
+    pub(super) fn get_until(&self, deadline: Deadline) -> Result<T> {
+        with_buffer(|buffer| {
+            let taken = self.bytes.take(buffer, deadline)?;
+            // What the value does not take of what came with it goes after this.
+            decode(taken.blob.as_deref().unwrap_or(buffer))
+        })
+    }
+
+    /// Takes up to `most` values that are there, waiting for the first one.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn get_many(&self, most: usize) -> Result<Vec<T>> {
+        if most == 0 {
+            return Ok(Vec::new());
+        }
+        let mut parts = Vec::new();
+        with_buffer(|buffer| {
+            let taken = self.core().take_many(most, Deadline::Never, |bytes, taken| {
+                let start = buffer.len();
+                buffer.extend_from_slice(bytes);
+                parts.push((start..buffer.len(), taken));
+            });
+            taken.map_err(|error| explain(error, "a message in the queue"))?;
+            parts
+                .iter()
+                .map(|(range, taken)| decode(taken.blob.as_deref().unwrap_or(&buffer[range.clone()])))
+                .collect()
+        })
+    }
+
+    /// Takes values until the queue is closed and empty.
+    pub fn iter(&self) -> Iter<'_, T> {
+        Iter { queue: self }
+    }
+}
+
+fn encode<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<Outgoing> {
+    let (encoded, outgoing) = handle::collect(|| codec::encode_into(value, buffer));
+    encoded.map(|()| outgoing).map_err(|reason| Error::Encode {
+        what: "a message",
+        function: std::any::type_name::<T>().to_owned(),
+        reason,
+    })
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    codec::decode(bytes).map_err(|reason| Error::Decode {
+        what: "a message",
+        function: std::any::type_name::<T>().to_owned(),
+        reason,
+    })
+}
+
+/// The values of a queue, until it is closed. Made by [`Queue::iter`].
+#[derive(Debug)]
+pub struct Iter<'a, T> {
+    queue: &'a Queue<T>,
+}
+
+impl<T: Serialize + DeserializeOwned> Iterator for Iter<'_, T> {
+    type Item = T;
+
+    /// The next value. A value that cannot be decoded, and a queue that cannot be used, end the iteration as a closed one does: use
+    /// [`Queue::get`] to tell them apart.
+    fn next(&mut self) -> Option<T> {
+        self.queue.get().ok()
+    }
+}
+
+impl<'a, T: Serialize + DeserializeOwned> IntoIterator for &'a Queue<T> {
+    type Item = T;
+    type IntoIter = Iter<'a, T>;
+
+    fn into_iter(self) -> Iter<'a, T> {
+        self.iter()
+    }
+}
+
+impl<T> serde::Serialize for Queue<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        handle::serialize(self.core().held(), serializer)
+    }
+}
+
+impl<'de, T> serde::Deserialize<'de> for Queue<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let held = handle::deserialize(deserializer)?;
+        let right = held.tag() == tag_of::<T>();
+        let queue = queue::Queue::from_held(held).filter(|_| right);
+        queue.map(Self::from_core).ok_or_else(|| {
+            serde::de::Error::custom("the shared object is not a queue of values of this type")
+        })
+    }
+}

@@ -1,0 +1,70 @@
+//! Putting right what dead processes have left in shared memory.
+//!
+//! Each time a process has ended, before it is reaped: see [`recovery`](broody_shm::arena). The supervisor must not wait for
+//! long there: the arena's lock may be held by a process that is stopped. What could not be done then is done later.
+
+use std::time::{Duration, Instant};
+
+use broody_os::Pid;
+use broody_shm::arena::HoldId;
+use broody_shm::sync::Deadline;
+
+use crate::memory;
+
+/// How long the supervisor waits for the arena's lock. Who has it needs some microseconds of CPU time.
+const PATIENCE: Duration = Duration::from_millis(5);
+
+/// When what could not be done is tried again.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// What is still to be put right.
+#[derive(Default)]
+pub(super) struct Repairs {
+    again_at: Option<Instant>,
+    holds: Vec<HoldId>,
+}
+
+impl Repairs {
+    /// Also looks after what a supervisor before this one has left undone.
+    pub(super) fn new() -> Self {
+        Self { again_at: memory::existing_arena().map(|_| Instant::now()), holds: Vec::new() }
+    }
+
+    /// The process `pid` has ended, whose argument was kept by `holds`.
+    pub(super) fn after(&mut self, pid: Pid, holds: Vec<HoldId>) {
+        let Some(arena) = memory::existing_arena() else { return };
+        self.holds.extend(holds);
+        if !arena.recover_process(pid, Deadline::after(PATIENCE)) {
+            self.again_at = Some(Instant::now() + AGAIN);
+        }
+        self.end_holds();
+    }
+
+    fn end_holds(&mut self) {
+        let Some(arena) = memory::existing_arena().filter(|_| !self.holds.is_empty()) else { return };
+        if arena.end_transit(&self.holds, Deadline::after(PATIENCE)) {
+            self.holds.clear();
+        } else {
+            self.again_at = Some(Instant::now() + AGAIN);
+        }
+    }
+
+    /// Tries again what is due.
+    pub(super) fn tend(&mut self) {
+        if self.again_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.again_at = None;
+        if let Some(arena) = memory::existing_arena()
+            && !arena.recover_all(Deadline::after(PATIENCE))
+        {
+            self.again_at = Some(Instant::now() + AGAIN);
+        }
+        self.end_holds();
+    }
+
+    /// How long until something is due.
+    pub(super) fn until_due(&self) -> Option<Duration> {
+        self.again_at.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+}

@@ -1,0 +1,140 @@
+//! Semaphores, whose tokens belong to nobody, and bounded ones, whose permits belong to whoever has them.
+
+use std::time::Duration;
+
+use broody_shm::handle::Handle;
+use broody_shm::robust::permits::Permits;
+use broody_shm::robust::semaphore;
+
+use super::lock::deadline;
+use crate::handle::sent_as_handle;
+use crate::{Error, Result, memory};
+
+/// A counting semaphore, as Python's `multiprocessing.Semaphore`.
+///
+/// A token that a process has taken is gone when that process dies: it may have been consumed on purpose. A
+/// [`BoundedSemaphore`] is what gives back the permits of the dead.
+///
+/// ```
+/// # broody::init();
+/// use std::time::Duration;
+/// let semaphore = broody::Semaphore::new(1)?;
+/// assert!(semaphore.acquire(None)?);
+/// assert!(!semaphore.acquire(Some(Duration::ZERO))?);
+/// semaphore.release(2)?;
+/// assert_eq!(semaphore.value(), 2);
+/// # Ok::<(), broody::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Semaphore(Handle<semaphore::Semaphore>);
+
+impl Semaphore {
+    /// Makes a semaphore with `value` tokens.
+    ///
+    /// # Errors
+    /// [`Invalid`](Error::Invalid) for more than 2,147,483,647; [`Memory`](Error::Memory) when there is no memory for it.
+    pub fn new(value: u32) -> Result<Self> {
+        if value > semaphore::Semaphore::MOST {
+            let most = semaphore::Semaphore::MOST;
+            return Err(Error::Invalid { what: format!("a semaphore counts to {most}, not to {value}") });
+        }
+        Ok(Self(Handle::<semaphore::Semaphore>::new(memory::arena()?, value)?))
+    }
+
+    /// Takes a token, waiting at most for `limit` if there is one; `Some(Duration::ZERO)` only tries. Whether one was taken.
+    ///
+    /// # Errors
+    /// [`Memory`](Error::Memory) in a fork, after it was gone.
+    pub fn acquire(&self, limit: Option<Duration>) -> Result<bool> {
+        Ok(self.0.acquire(deadline(limit))?)
+    }
+
+    /// Gives `count` tokens.
+    ///
+    /// # Errors
+    /// [`Invalid`](Error::Invalid) when there would be more than can be counted; then none was given.
+    pub fn release(&self, count: u32) -> Result<()> {
+        if self.0.release(count)? {
+            Ok(())
+        } else {
+            let most = semaphore::Semaphore::MOST;
+            Err(Error::Invalid {
+                what: format!("a semaphore counts to {most}, and {count} more are too many"),
+            })
+        }
+    }
+
+    /// How many tokens there are, at this instant.
+    pub fn value(&self) -> u32 {
+        self.0.value()
+    }
+}
+
+sent_as_handle!(Semaphore; |semaphore| semaphore.0.held(), |held| Handle::from_held(held).map(Semaphore));
+
+/// A semaphore with a fixed number of permits, each of which belongs to the process that has acquired it: when that dies, the permit is free
+/// again.
+///
+/// As Python's `multiprocessing.BoundedSemaphore`: more than were acquired cannot be released, and a process may release what another one
+/// has acquired.
+///
+/// ```
+/// # broody::init();
+/// let permits = broody::BoundedSemaphore::new(2)?;
+/// assert!(permits.acquire(None)?);
+/// permits.release()?;
+/// assert!(permits.release().is_err());
+/// # Ok::<(), broody::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct BoundedSemaphore(Handle<Permits>);
+
+impl BoundedSemaphore {
+    /// Makes `permits` permits, all free.
+    ///
+    /// # Errors
+    /// [`Invalid`](Error::Invalid) for more than 508; [`Memory`](Error::Memory) when there is no memory for it.
+    pub fn new(permits: u32) -> Result<Self> {
+        if permits > Permits::MOST {
+            let most = Permits::MOST;
+            return Err(Error::Invalid {
+                what: format!(
+                    "a bounded semaphore has at most {most} permits, not {permits}: a Semaphore has no such limit"
+                ),
+            });
+        }
+        Ok(Self(Handle::<Permits>::new(memory::arena()?, permits)?))
+    }
+
+    /// Takes a permit, waiting at most for `limit` if there is one; `Some(Duration::ZERO)` only tries. Whether one was taken.
+    ///
+    /// # Errors
+    /// [`Memory`](Error::Memory) in a fork, after it was gone.
+    pub fn acquire(&self, limit: Option<Duration>) -> Result<bool> {
+        Ok(self.0.acquire(deadline(limit))?)
+    }
+
+    /// Gives a permit back: one of this process's, or if it has none, another one's.
+    ///
+    /// # Errors
+    /// [`NotHeld`](Error::NotHeld) when all are free.
+    pub fn release(&self) -> Result<()> {
+        if self.0.release(true)? {
+            Ok(())
+        } else {
+            Err(Error::NotHeld { what: "bounded semaphore", by: "by anybody" })
+        }
+    }
+
+    /// How many permits are free, at this instant.
+    pub fn value(&self) -> u32 {
+        self.0.value()
+    }
+
+    /// How many permits there are.
+    pub fn permits(&self) -> u32 {
+        self.0.count()
+    }
+}
+
+sent_as_handle!(BoundedSemaphore; |permits| permits.0.held(), |held| Handle::from_held(held).map(BoundedSemaphore));
