@@ -5,6 +5,9 @@ use std::io;
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// The errno of calls about a process that is not there: ESRCH.
+pub const NO_SUCH_PROCESS: i32 = libc::ESRCH;
+
 /// A system call failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{call} failed: {source}{}", remedy(.call, .source))]

@@ -16,10 +16,22 @@ pub fn is_readable(fd: BorrowedFd<'_>) -> Result<bool> {
 /// Waits until one of `fds` is readable, at its end of file or in error, or until `deadline`. Says which are.
 pub fn poll<const N: usize>(fds: &[BorrowedFd<'_>; N], deadline: Option<Instant>) -> Result<[bool; N]> {
     let mut set = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    wait(&mut set, deadline)?;
+    Ok(std::array::from_fn(|i| !set[i].revents().is_empty()))
+}
+
+/// As [`poll`], for any number of descriptors.
+pub fn poll_all(fds: &[BorrowedFd<'_>], deadline: Option<Instant>) -> Result<Vec<bool>> {
+    let mut set: Vec<_> = fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    wait(&mut set, deadline)?;
+    Ok(set.iter().map(|fd| !fd.revents().is_empty()).collect())
+}
+
+fn wait(set: &mut [PollFd<'_>], deadline: Option<Instant>) -> Result<()> {
     loop {
         let limit = deadline.map(|at| timespec(at.saturating_duration_since(Instant::now())));
-        match rustix::event::poll(&mut set, limit.as_ref()) {
-            Ok(_) => return Ok(std::array::from_fn(|i| !set[i].revents().is_empty())),
+        match rustix::event::poll(set, limit.as_ref()) {
+            Ok(_) => return Ok(()),
             Err(Errno::INTR) => continue,
             Err(error) => return Err(Error::new("poll", error)),
         }
@@ -43,6 +55,12 @@ impl EventFd {
         rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map(Self)
             .map_err(|error| Error::new("eventfd", error))
+    }
+
+    /// Takes what was signalled: it is unreadable then.
+    pub fn reset(&self) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.0, &mut count);
     }
 
     /// Wakes the poller. A full counter is awake already.

@@ -35,7 +35,7 @@ pub mod socket;
 pub mod sparse;
 pub mod wait;
 
-pub use error::{Error, Result};
+pub use error::{Error, NO_SUCH_PROCESS, Result};
 
 /// A process id as the kernel counts them in this process's pid namespace.
 pub type Pid = i32;

@@ -27,12 +27,17 @@ impl Flavor for Appending<'_> {
     }
 }
 
+/// What went wrong, in words. Postcard keeps no reasons of other people's.
+fn reason(error: postcard::Error) -> String {
+    handle::take_problem().unwrap_or_else(|| error.to_string())
+}
+
 /// Encodes `value` at the end of `buffer`. On failure the buffer is as it was.
 pub(crate) fn encode_into<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<(), String> {
     let before = buffer.len();
     postcard::serialize_with_flavor(value, Appending(buffer)).map_err(|error| {
         buffer.truncate(before);
-        error.to_string()
+        reason(error)
     })
 }
 
@@ -54,7 +59,7 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     match postcard::take_from_bytes::<T>(bytes) {
         Ok((value, [])) => Ok(value),
         Ok((_, rest)) => Err(format!("{} bytes are left over", rest.len())),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(reason(error)),
     }
 }
 

@@ -17,6 +17,7 @@ use crate::process::Shared;
 use crate::reaper::Reaper;
 use crate::supervisor::link::Link;
 use crate::supervisor::protocol::Identity;
+use crate::watcher::Watcher;
 
 /// What broody knows of this process.
 pub(crate) struct Context {
@@ -28,6 +29,7 @@ pub(crate) struct Context {
     pub(crate) own_descriptors: Mutex<Vec<OwnedFd>>,
     link: Mutex<Option<Arc<Link>>>,
     reaper: OnceLock<Option<Reaper>>,
+    watcher: Watcher,
     numbers: AtomicU64,
 }
 
@@ -100,6 +102,7 @@ impl Context {
             own_descriptors: Mutex::new(own),
             link: Mutex::new(link),
             reaper: OnceLock::new(),
+            watcher: Watcher::default(),
             numbers: AtomicU64::new(1),
         }
     }
@@ -183,6 +186,11 @@ impl Context {
         if let Some(Some(reaper)) = self.reaper.get() {
             reaper.sweep();
         }
+    }
+
+    /// What makes queues pollable.
+    pub(crate) fn watcher(&self) -> &Watcher {
+        &self.watcher
     }
 
     /// The thread that reaps direct children; `None` if it cannot be had.

@@ -56,6 +56,8 @@ impl Outgoing {
 }
 
 thread_local! {
+    /// Why a handle was not encoded or decoded: the codec has no place for a reason.
+    static PROBLEM: RefCell<Option<String>> = const { RefCell::new(None) };
     static COLLECTING: Cell<bool> = const { Cell::new(false) };
     static OUTGOING: RefCell<Outgoing> = const { RefCell::new(Outgoing { transit: None, kept: Vec::new() }) };
 }
@@ -79,6 +81,19 @@ pub(crate) fn collect<T>(encode: impl FnOnce() -> T) -> (T, Outgoing) {
     (value, outgoing)
 }
 
+/// The error of a codec that has lost the reason; the reason is kept for [`take_problem`].
+fn problem<T>(reason: impl std::fmt::Display, error: impl FnOnce(String) -> T) -> T {
+    let reason = reason.to_string();
+    let error = error(reason.clone());
+    PROBLEM.set(Some(reason));
+    error
+}
+
+/// Why a handle was not encoded or decoded in this thread just now.
+pub(crate) fn take_problem() -> Option<String> {
+    PROBLEM.take()
+}
+
 /// A handle, encoded.
 #[derive(Debug, Serialize, Deserialize)]
 struct Encoded {
@@ -93,12 +108,11 @@ struct Encoded {
 pub(crate) fn serialize<S: Serializer>(held: &Arc<Held>, serializer: S) -> Result<S::Ok, S::Error> {
     use serde::ser::Error;
     if !COLLECTING.get() {
-        return Err(S::Error::custom(
-            "a shared object can be sent to another process only as an argument at its start or through a queue or pipe",
-        ));
+        let reason = "a shared object can be sent only as an argument at a process's start or through a queue or pipe";
+        return Err(problem(reason, S::Error::custom));
     }
     let hold = OUTGOING.with_borrow_mut(|outgoing| {
-        let hold = held.send().map_err(S::Error::custom)?;
+        let hold = held.send().map_err(|error| problem(error, S::Error::custom))?;
         outgoing.add(hold, held);
         outgoing.kept.push(held.clone());
         Ok(hold)
@@ -112,13 +126,18 @@ pub(crate) fn serialize<S: Serializer>(held: &Arc<Held>, serializer: S) -> Resul
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Held>, D::Error> {
     use serde::de::Error;
     let encoded = Encoded::deserialize(deserializer)?;
-    let arena = memory::arena().map_err(D::Error::custom)?;
+    let arena = memory::arena().map_err(|error| problem(error, D::Error::custom))?;
     if arena.id() != encoded.arena {
-        return Err(D::Error::custom("this shared object is another program's"));
+        return Err(problem("this shared object is another program's", D::Error::custom));
     }
     let name = Name { index: encoded.index, name: encoded.name };
     let hold = HoldId { index: encoded.hold, use_number: encoded.use_number };
-    arena.receive(name, hold).map_err(D::Error::custom)
+    arena.receive(name, hold).map_err(|error| problem(error, D::Error::custom))
+}
+
+/// The error of a handle on an object that is something else than it was taken for.
+pub(crate) fn wrong_type<E: serde::de::Error>(wanted: &str) -> E {
+    problem(format!("the shared object is not a {wanted} of this type"), E::custom)
 }
 
 /// What the type `T` is called in shared memory: the same in all processes of one build.
@@ -143,9 +162,7 @@ macro_rules! sent_as_handle {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let held = $crate::handle::deserialize(deserializer)?;
                 let from: fn(std::sync::Arc<broody_shm::arena::Held>) -> Option<Self> = $from;
-                from(held).ok_or_else(|| {
-                    serde::de::Error::custom(concat!("the shared object is not a ", stringify!($type), " of this type"))
-                })
+                from(held).ok_or_else(|| $crate::handle::wrong_type(stringify!($type)))
             }
         }
     };

@@ -44,8 +44,12 @@ mod queue;
 mod reaper;
 mod supervisor;
 mod sync;
+mod wait;
+mod watcher;
 
 pub use boot::{init, set_executable};
+/// What `Lock`, `Value` and `Array` ask of the data that they hold.
+pub use bytemuck;
 pub use broody_os::Pid;
 pub use broody_os::proc::State;
 pub use broody_os::wait::{ExitStatus, Usage};
@@ -64,3 +68,4 @@ pub use sync::{
     BareLock, Barrier, BoundedSemaphore, Condition, Event, Lock, LockError, LockGuard, OwnerDied, RLock,
     RLockGuard, Semaphore,
 };
+pub use wait::{Source, Waitable, wait};

@@ -78,16 +78,28 @@ impl Arena {
     /// Puts right what the process `pid`, which has ended, has left; nothing, if it did not use the arena.
     ///
     /// For whoever sees a process end, before it is reaped. `false` when it has to be done again, later: the arena's lock is held
-    /// by a process that is stopped.
+    /// by a process that is stopped, or there is no descriptor to look at the process with.
     pub fn recover_process(&self, pid: Pid, deadline: Deadline) -> bool {
-        let dead: Vec<Owner> =
-            self.owners().filter(|owner| self.pid_of(*owner) == Some(pid) && self.is_dead(*owner)).collect();
-        dead.into_iter().all(|owner| self.recover(owner, deadline))
+        let owners: Vec<Owner> = self.owners().filter(|owner| self.pid_of(*owner) == Some(pid)).collect();
+        self.recover_dead(&owners, deadline)
     }
 
     /// Puts right what any dead process has left. `false` as for [`recover_process`](Self::recover_process).
     pub fn recover_all(&self, deadline: Deadline) -> bool {
-        let dead: Vec<Owner> = self.owners().filter(|owner| self.is_dead(*owner)).collect();
-        dead.into_iter().all(|owner| self.recover(owner, deadline))
+        let owners: Vec<Owner> = self.owners().collect();
+        self.recover_dead(&owners, deadline)
+    }
+
+    fn recover_dead(&self, owners: &[Owner], deadline: Deadline) -> bool {
+        let mut done = true;
+        for owner in owners {
+            done &= match self.has_ended(*owner) {
+                Some(true) => self.recover(*owner, deadline),
+                // Another process that has got the pid since.
+                Some(false) => true,
+                None => false,
+            };
+        }
+        done
     }
 }

@@ -77,24 +77,29 @@ impl Arena {
         same.then_some((word >> 32) as Pid)
     }
 
-    /// Whether the process behind `owner` is known to have ended, all its threads included.
-    ///
-    /// `false` when it cannot be known for want of a descriptor.
-    pub(super) fn is_dead(&self, owner: Owner) -> bool {
-        let Some(pid) = self.pid_of(owner) else { return true };
+    /// Whether the process behind `owner` has ended, all its threads included; `None` when that cannot be known for want of a descriptor.
+    pub(super) fn has_ended(&self, owner: Owner) -> Option<bool> {
+        let Some(pid) = self.pid_of(owner) else { return Some(true) };
         if pid == fork::pid() {
-            return false;
+            return Some(false);
         }
         let started = self.slot(owner).started.load(Ordering::Acquire);
         match proc::stat(pid) {
-            None => true,
-            Some(stat) if started != 0 && stat.start_time != started => true,
+            None => Some(true),
+            Some(stat) if started != 0 && stat.start_time != started => Some(true),
             // The first thread may be a zombie while others run: the pidfd knows.
-            Some(stat) if stat.letter == 'Z' || stat.letter == 'X' => {
-                PidFd::open(pid).is_ok_and(|pidfd| pidfd.has_ended().unwrap_or(false))
-            }
-            Some(_) => false,
+            Some(stat) if stat.letter == 'Z' || stat.letter == 'X' => match PidFd::open(pid) {
+                Ok(pidfd) => pidfd.has_ended().ok(),
+                // Reaped in this instant.
+                Err(error) => (error.errno() == Some(broody_os::NO_SUCH_PROCESS)).then_some(true),
+            },
+            Some(_) => Some(false),
         }
+    }
+
+    /// Whether the process behind `owner` is known to have ended.
+    pub(super) fn is_dead(&self, owner: Owner) -> bool {
+        self.has_ended(owner) == Some(true)
     }
 
     /// Every process that has a slot.

@@ -103,6 +103,19 @@ impl Arena {
         self.ring_bells();
     }
 
+    /// How often this process's bell was rung.
+    pub fn bell(&self) -> u32 {
+        // Acquire: what happened before the ring is seen.
+        self.me().map_or(0, |me| self.bell_of(me).load(Ordering::Acquire))
+    }
+
+    /// Sleeps until the bell is rung again, at most for [`BOUND`].
+    pub fn await_bell(&self, rung: u32) {
+        if let Ok(me) = self.me() {
+            futex::wait(self.bell_of(me), rung, BOUND);
+        }
+    }
+
     /// Lets everybody who watches look at what he watches.
     pub(crate) fn ring_bells(&self) {
         for owner in self.owners() {

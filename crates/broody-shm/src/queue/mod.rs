@@ -630,8 +630,11 @@ impl Queue {
         self.held.arena().make(&request)
     }
 
-    pub(crate) fn watch_words(&self) -> &AtomicU32 {
-        &self.control().items.0.watched
+    /// The next one who puts, or closes the queue, shall ring the bells. Whoever asks looks at the queue after this.
+    pub fn ask_to_be_told(&self) {
+        self.control().items.0.watched.store(1, Ordering::Relaxed);
+        // Either who puts sees the word, or who asks sees what was put.
+        fence(Ordering::SeqCst);
     }
 }
 

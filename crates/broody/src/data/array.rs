@@ -163,7 +163,7 @@ impl<'de, T: Pod> serde::Deserialize<'de> for Array<T> {
         if guardian.tag() == tag_of::<[T]>() {
             Ok(Self { guardian, item: PhantomData })
         } else {
-            Err(serde::de::Error::custom("the shared array has items of another type"))
+            Err(crate::handle::wrong_type("Array"))
         }
     }
 }

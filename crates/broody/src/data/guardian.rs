@@ -156,7 +156,7 @@ impl<'de> Deserialize<'de> for Guardian {
         let apart = apart.map(|handled| handled.0);
         let is_memory = apart.as_ref().is_none_or(|held| held.kind() == Kind::Memory);
         let lock = Handle::from_held(lock.0).filter(|_| is_memory);
-        let lock = lock.ok_or_else(|| serde::de::Error::custom("the shared object is not guarded data"))?;
+        let lock = lock.ok_or_else(|| crate::handle::wrong_type("Lock, Value or Array"))?;
         Ok(Self::of(lock, apart))
     }
 }

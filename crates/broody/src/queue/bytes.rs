@@ -6,6 +6,7 @@ use std::time::Duration;
 use broody_shm::queue::{self, Limits, Message, QueueError, Taken};
 use broody_shm::sync::Deadline;
 
+use super::core::Core;
 use crate::data::Blob;
 use crate::handle::sent_as_handle;
 use crate::sync::deadline;
@@ -21,7 +22,7 @@ use crate::{Error, Result, memory};
 /// # Ok::<(), broody::Error>(())
 /// ```
 #[derive(Debug, Clone)]
-pub struct BytesQueue(pub(super) Arc<queue::Queue>);
+pub struct BytesQueue(pub(crate) Arc<Core>);
 
 /// A message that was taken: its bytes.
 ///
@@ -77,7 +78,7 @@ impl BytesQueue {
     }
 
     pub(super) fn with(limits: Limits, tag: u64, counts_tasks: bool) -> Result<Self> {
-        Ok(Self(Arc::new(queue::Queue::new(memory::arena()?, limits, tag, counts_tasks)?)))
+        Ok(Self(Core::new(queue::Queue::new(memory::arena()?, limits, tag, counts_tasks)?)))
     }
 
     /// Puts a message, waiting for room at most for `limit` if there is one; `Some(Duration::ZERO)` only tries.
@@ -107,7 +108,9 @@ impl BytesQueue {
     }
 
     pub(super) fn take(&self, buffer: &mut Vec<u8>, deadline: Deadline) -> Result<Taken> {
-        self.0.take(buffer, deadline).map_err(|error| explain(error, "a message in the queue"))
+        let taken = self.0.take(buffer, deadline);
+        self.0.after_take();
+        taken.map_err(|error| explain(error, "a message in the queue"))
     }
 
     /// How many messages there are, at this instant.
@@ -138,5 +141,5 @@ pub(super) fn explain(error: QueueError, what: &'static str) -> Error {
 }
 
 sent_as_handle!(BytesQueue; |queue| queue.0.held(), |held| {
-    if held.tag() == RAW { queue::Queue::from_held(held).map(|queue| BytesQueue(Arc::new(queue))) } else { None }
+    if held.tag() == RAW { queue::Queue::from_held(held).map(|queue| BytesQueue(Core::new(queue))) } else { None }
 });

@@ -52,20 +52,26 @@ impl<T> std::fmt::Debug for JoinableQueue<T> {
     }
 }
 
+impl<T> JoinableQueue<T> {
+    pub(crate) fn queue(&self) -> &Queue<T> {
+        &self.0
+    }
+}
+
 impl<T: Serialize + DeserializeOwned> JoinableQueue<T> {
     /// Makes a queue without bounds.
     ///
     /// # Errors
     /// [`Memory`](Error::Memory) when there is no memory for it.
     pub fn new() -> Result<Self> {
-        Self::with(QueueBuilder::default())
+        Self::with(Queue::builder())
     }
 
     /// Makes a queue with the bounds of `builder`.
     ///
     /// # Errors
     /// As [`QueueBuilder::build`].
-    pub fn with(builder: QueueBuilder) -> Result<Self> {
+    pub fn with(builder: QueueBuilder<T>) -> Result<Self> {
         Queue::with(builder.checked()?, tag_of::<T>() ^ JOINABLE, true).map(Self)
     }
 
@@ -161,9 +167,7 @@ impl<'de, T> serde::Deserialize<'de> for JoinableQueue<T> {
         let held = handle::deserialize(deserializer)?;
         let right = held.tag() == tag_of::<T>() ^ JOINABLE;
         let queue = queue::Queue::from_held(held).filter(|_| right);
-        let queue = queue.ok_or_else(|| {
-            serde::de::Error::custom("the shared object is not a joinable queue of values of this type")
-        })?;
+        let queue = queue.ok_or_else(|| handle::wrong_type("JoinableQueue"))?;
         Ok(Self(Queue::from_core(queue)))
     }
 }

@@ -5,11 +5,13 @@
 //! middle of a get has taken nothing.
 
 mod bytes;
+mod core;
 mod joinable;
 mod pipe;
 mod typed;
 
 pub use bytes::{Bytes, BytesQueue};
+pub(crate) use core::Watch;
 pub use joinable::JoinableQueue;
 pub use pipe::{Connection, Receiver, Sender, channel, pipe};
 pub use typed::{Iter, Queue, QueueBuilder};

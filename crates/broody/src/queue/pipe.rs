@@ -168,7 +168,9 @@ impl<T: Serialize + DeserializeOwned> Receiver<T> {
     pub fn iter(&self) -> super::Iter<'_, T> {
         self.queue.iter()
     }
+}
 
+impl<T> Receiver<T> {
     pub(crate) fn queue(&self) -> &Queue<T> {
         &self.queue
     }
@@ -234,7 +236,9 @@ where
     pub fn split(self) -> (Sender<S>, Receiver<R>) {
         (self.sender, self.receiver)
     }
+}
 
+impl<S, R> Connection<S, R> {
     pub(crate) fn receiver(&self) -> &Receiver<R> {
         &self.receiver
     }

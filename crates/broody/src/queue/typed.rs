@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::bytes::{BytesQueue, explain};
+use super::core::Core;
 use crate::handle::{self, Outgoing, tag_of};
 use crate::sync::deadline;
 use crate::{Error, Result, codec};
@@ -54,13 +55,14 @@ impl<T> std::fmt::Debug for Queue<T> {
 }
 
 /// Says what a queue may hold. Made by [`Queue::builder`].
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 #[must_use = "a builder makes nothing until `build` is called"]
-pub struct QueueBuilder {
+pub struct QueueBuilder<T> {
     limits: Limits,
+    value: PhantomData<fn(T) -> T>,
 }
 
-impl QueueBuilder {
+impl<T> QueueBuilder<T> {
     /// The most messages at once: who puts more waits.
     pub fn messages(mut self, most: u32) -> Self {
         self.limits.messages = Some(most);
@@ -78,7 +80,7 @@ impl QueueBuilder {
     ///
     /// # Errors
     /// [`Invalid`](Error::Invalid) for a bound of 0; [`Memory`](Error::Memory) when there is no memory for it.
-    pub fn build<T: Serialize + DeserializeOwned>(self) -> Result<Queue<T>> {
+    pub fn build(self) -> Result<Queue<T>> {
         Queue::with(self.checked()?, tag_of::<T>(), false)
     }
 
@@ -116,12 +118,12 @@ impl<T> Queue<T> {
         Ok(Self { bytes: BytesQueue::with(limits, tag, counts_tasks)?, value: PhantomData })
     }
 
-    pub(super) fn core(&self) -> &Arc<queue::Queue> {
+    pub(crate) fn core(&self) -> &Arc<Core> {
         &self.bytes.0
     }
 
     pub(super) fn from_core(queue: queue::Queue) -> Self {
-        Self { bytes: BytesQueue(Arc::new(queue)), value: PhantomData }
+        Self { bytes: BytesQueue(Core::new(queue)), value: PhantomData }
     }
 
     /// How many values there are, at this instant.
@@ -156,7 +158,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
     /// # Errors
     /// [`Memory`](Error::Memory) when there is no memory for it.
     pub fn new() -> Result<Self> {
-        QueueBuilder::default().build()
+        Self::builder().build()
     }
 
     /// Makes a queue of at most `messages` values: who puts more waits.
@@ -164,12 +166,12 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
     /// # Errors
     /// As [`QueueBuilder::build`].
     pub fn bounded(messages: u32) -> Result<Self> {
-        QueueBuilder::default().messages(messages).build()
+        Self::builder().messages(messages).build()
     }
 
     /// Says what the queue may hold, before it is made.
-    pub fn builder() -> QueueBuilder {
-        QueueBuilder::default()
+    pub fn builder() -> QueueBuilder<T> {
+        QueueBuilder { limits: Limits::default(), value: PhantomData }
     }
 
     /// Puts a value, waiting for room if the queue is full.
@@ -292,6 +294,7 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
                 buffer.extend_from_slice(bytes);
                 parts.push((start..buffer.len(), taken));
             });
+            self.core().after_take();
             taken.map_err(|error| explain(error, "a message in the queue"))?;
             parts
                 .iter()
@@ -359,8 +362,6 @@ impl<'de, T> serde::Deserialize<'de> for Queue<T> {
         let held = handle::deserialize(deserializer)?;
         let right = held.tag() == tag_of::<T>();
         let queue = queue::Queue::from_held(held).filter(|_| right);
-        queue.map(Self::from_core).ok_or_else(|| {
-            serde::de::Error::custom("the shared object is not a queue of values of this type")
-        })
+        queue.map(Self::from_core).ok_or_else(|| handle::wrong_type("Queue"))
     }
 }

@@ -216,7 +216,7 @@ impl<'de, T: Pod> serde::Deserialize<'de> for Lock<T> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let guardian = Guardian::deserialize(deserializer)?;
         Self::from_guardian(guardian)
-            .ok_or_else(|| serde::de::Error::custom("the shared lock guards a value of another type"))
+            .ok_or_else(|| crate::handle::wrong_type("Lock"))
     }
 }
 

@@ -1,0 +1,395 @@
+//! Shared objects as values: passed to children of every start method, sent through queues, cloned, inherited, dropped.
+
+use std::time::Duration;
+
+use broody::{
+    Array, BareLock, Barrier, Blob, BoundedSemaphore, BytesQueue, Condition, Connection, Error, Event,
+    JoinableQueue, Lock, LockError, Process, Queue, RLock, Receiver, Semaphore, Sender, SharedMemory, StartMethod,
+    Value, wait,
+};
+
+/// Long enough that only a hang reaches it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Short, where nothing is to happen.
+const SHORT: Duration = Duration::from_millis(30);
+
+const METHODS: [StartMethod; 3] = [StartMethod::Forkserver, StartMethod::Spawn, StartMethod::Fork];
+
+type Everything = (
+    (Lock<[u64; 2]>, BareLock, RLock, Semaphore, BoundedSemaphore),
+    (Condition, Event, Barrier),
+    (Queue<String>, BytesQueue, JoinableQueue<u32>, Sender<u32>, Connection<u32, u32>),
+    (Value<i64>, Array<u32>, SharedMemory, Blob),
+);
+
+fn use_everything(everything: Everything) -> u64 {
+    let ((lock, bare, recursive, semaphore, permits), (condition, event, barrier), queues, data) = everything;
+    let (queue, bytes, tasks, sender, connection) = queues;
+    let (value, array, memory, blob) = data;
+    *lock.lock().unwrap() = [1, 2];
+    bare.acquire(None).unwrap().unwrap();
+    bare.release().unwrap();
+    drop(recursive.lock().unwrap());
+    semaphore.release(1).unwrap();
+    assert!(permits.acquire(Some(Duration::ZERO)).unwrap());
+    permits.release().unwrap();
+    event.set().unwrap();
+    barrier.wait(Some(PATIENCE)).unwrap();
+    queue.put("queue".to_owned()).unwrap();
+    bytes.put(b"bytes", None).unwrap();
+    assert_eq!(tasks.get().unwrap(), 5);
+    tasks.task_done().unwrap();
+    sender.send(6).unwrap();
+    let number = connection.receive().unwrap();
+    connection.send(number + 1).unwrap();
+    value.fetch_add(3);
+    array.set(1, 9).unwrap();
+    memory.write(3, b"here").unwrap();
+    condition.notify_all().unwrap();
+    blob.iter().map(|byte| u64::from(*byte)).sum()
+}
+
+#[test]
+fn everything_is_a_value_for_every_start_method() {
+    for method in METHODS {
+        let (lock, bare, recursive) = (Lock::new([0u64; 2]).unwrap(), BareLock::new().unwrap(), RLock::new().unwrap());
+        let (semaphore, permits) = (Semaphore::new(0).unwrap(), BoundedSemaphore::new(1).unwrap());
+        let (condition, event, barrier) =
+            (Condition::new().unwrap(), Event::new().unwrap(), Barrier::new(2).unwrap());
+        let (queue, bytes) = (Queue::<String>::new().unwrap(), BytesQueue::new().unwrap());
+        let tasks = JoinableQueue::<u32>::new().unwrap();
+        let (sender, receiver) = broody::channel::<u32>().unwrap();
+        let (ours, theirs) = broody::pipe::<u32, u32>().unwrap();
+        let (value, array) = (Value::new(4i64).unwrap(), Array::new(&[0u32; 3]).unwrap());
+        let (memory, blob) = (SharedMemory::new(10).unwrap(), Blob::new(&[2; 5000]).unwrap());
+        tasks.put(5).unwrap();
+        ours.send(70).unwrap();
+        let everything = (
+            (lock.clone(), bare.clone(), recursive.clone(), semaphore.clone(), permits.clone()),
+            (condition.clone(), event.clone(), barrier.clone()),
+            (queue.clone(), bytes.clone(), tasks.clone(), sender, theirs),
+            (value.clone(), array.clone(), memory.clone(), blob.clone()),
+        );
+        let child = Process::builder().start_method(method).spawn(use_everything, everything).unwrap();
+        barrier.wait(Some(PATIENCE)).unwrap();
+        assert_eq!(child.join().unwrap(), 10_000, "{method:?}");
+        assert_eq!(*lock.lock().unwrap(), [1, 2]);
+        assert!(!bare.locked() && !recursive.locked());
+        assert_eq!((semaphore.value(), permits.value()), (1, 1));
+        assert!(event.is_set());
+        assert_eq!(queue.get().unwrap(), "queue");
+        assert_eq!(&*bytes.get(None).unwrap(), b"bytes");
+        tasks.join(Some(PATIENCE)).unwrap();
+        // The child's end is gone; a fork's parent dropped its own with the arguments.
+        assert_eq!(receiver.iter().collect::<Vec<_>>(), [6], "{method:?}");
+        assert_eq!(ours.receive().unwrap(), 71);
+        assert!(matches!(ours.receive(), Err(Error::Closed { .. })));
+        assert_eq!(value.get().unwrap(), 7);
+        assert_eq!(*array.lock().unwrap(), [0, 9, 0]);
+        let mut here = [0; 4];
+        memory.read(3, &mut here).unwrap();
+        assert_eq!(&here, b"here");
+    }
+}
+
+#[test]
+fn a_closure_of_a_fork_uses_what_it_captured() {
+    let (lock, queue) = (Lock::new(0u32).unwrap(), Queue::<u32>::new().unwrap());
+    let child = broody::fork(|| {
+        *lock.lock().unwrap() += 1;
+        queue.put(2).unwrap();
+    })
+    .unwrap();
+    child.join().unwrap();
+    assert_eq!((*lock.lock().unwrap(), queue.get().unwrap()), (1, 2));
+}
+
+#[test]
+fn what_a_fork_inherits_outlives_its_parents_handle() {
+    let (go, done) = (Event::new().unwrap(), Queue::<u32>::new().unwrap());
+    let inherited = Lock::new(41u32).unwrap();
+    let child = broody::fork(|| {
+        go.wait(Some(PATIENCE)).unwrap();
+        done.put(*inherited.lock().unwrap() + 1).unwrap();
+    })
+    .unwrap();
+    drop(inherited);
+    go.set().unwrap();
+    assert_eq!(done.get_timeout(PATIENCE).unwrap(), 42);
+    child.join().unwrap();
+}
+
+#[test]
+fn objects_travel_through_queues_and_outlive_their_sender() {
+    let queue = Queue::<(Lock<u64>, Blob, Sender<u8>)>::new().unwrap();
+    let (sender, receiver) = broody::channel::<u8>().unwrap();
+    fn send((queue, sender): (Queue<(Lock<u64>, Blob, Sender<u8>)>, Sender<u8>)) {
+        queue.put((Lock::new(7).unwrap(), Blob::new(&[1; 100_000]).unwrap(), sender)).unwrap();
+    }
+    broody::spawn(send, (queue.clone(), sender)).unwrap().join().unwrap();
+    // The process that made them is gone.
+    let (lock, blob, sender) = queue.get().unwrap();
+    assert_eq!(*lock.lock().unwrap(), 7);
+    assert!(blob.iter().all(|byte| *byte == 1) && blob.len() == 100_000);
+    assert!(!receiver.is_ready());
+    drop(sender);
+    assert!(matches!(receiver.receive(), Err(Error::Closed { .. })));
+}
+
+#[test]
+fn a_message_that_nobody_takes_lets_go_of_its_objects() {
+    let queue = Queue::<Sender<u8>>::new().unwrap();
+    let (sender, receiver) = broody::channel::<u8>().unwrap();
+    queue.put(sender).unwrap();
+    assert!(matches!(receiver.receive_timeout(SHORT), Err(Error::TimedOut { .. })));
+    drop(queue);
+    assert!(matches!(receiver.receive_timeout(PATIENCE), Err(Error::Closed { .. })));
+}
+
+#[test]
+fn a_prepared_process_gets_its_objects_at_each_start() {
+    let counter = Value::new(0u32).unwrap();
+    let ready = Process::builder().prepare(|counter: Value<u32>| counter.fetch_add(1), counter.clone()).unwrap();
+    let children: Vec<_> = (0..4).map(|_| ready.start().unwrap()).collect();
+    let mut seen: Vec<_> = children.into_iter().map(|child| child.join().unwrap()).collect();
+    seen.sort_unstable();
+    assert_eq!((seen, counter.load()), (vec![0, 1, 2, 3], 4));
+}
+
+#[test]
+fn an_object_of_another_type_is_refused_by_the_receiver() {
+    /// Encoded as the lock that it is, decoded as a lock of something else.
+    #[derive(serde::Serialize, serde::Deserialize)]
+    enum Disguised {
+        #[serde(skip_deserializing)]
+        Numbers(Lock<u64>),
+        #[serde(skip_serializing)]
+        Letters(Lock<[u8; 8]>),
+    }
+    let queue = Queue::<Disguised>::new().unwrap();
+    queue.put(Disguised::Numbers(Lock::new(1u64).unwrap())).unwrap();
+    let error = queue.get().map(|got| matches!(got, Disguised::Letters(_))).unwrap_err();
+    assert!(error.to_string().contains("of this type"), "{error}");
+    assert!(queue.is_empty());
+}
+
+#[test]
+fn a_shared_object_cannot_be_a_result() {
+    let child = broody::spawn(|(): ()| Lock::new(1u8).unwrap(), ()).unwrap();
+    let error = child.join().unwrap_err();
+    assert!(error.to_string().contains("through a queue or pipe"), "{error}");
+}
+
+#[test]
+fn a_lock_held_elsewhere_times_out_and_is_intact() {
+    let (lock, held, go) = (Lock::new(5u8).unwrap(), Event::new().unwrap(), Event::new().unwrap());
+    let child = broody::spawn(
+        |(lock, held, go): (Lock<u8>, Event, Event)| {
+            let mut guard = lock.lock().unwrap();
+            held.set().unwrap();
+            go.wait(Some(PATIENCE)).unwrap();
+            *guard += 1;
+        },
+        (lock.clone(), held.clone(), go.clone()),
+    )
+    .unwrap();
+    assert!(held.wait(Some(PATIENCE)).unwrap());
+    assert!(lock.is_locked());
+    assert!(matches!(lock.try_lock(), Err(LockError::TimedOut)));
+    assert!(matches!(lock.lock_timeout(SHORT), Err(LockError::TimedOut)));
+    go.set().unwrap();
+    // A limit beyond the clock's range is none.
+    assert_eq!(*lock.lock_timeout(Duration::MAX).unwrap(), 6);
+    child.join().unwrap();
+}
+
+#[test]
+fn releasing_what_is_not_held_is_an_error_and_changes_nothing() {
+    let (bare, recursive, permits) =
+        (BareLock::new().unwrap(), RLock::new().unwrap(), BoundedSemaphore::new(2).unwrap());
+    assert!(matches!(bare.release(), Err(Error::NotHeld { .. })));
+    assert!(matches!(recursive.release(), Err(Error::NotHeld { .. })));
+    assert!(matches!(permits.release(), Err(Error::NotHeld { .. })));
+    assert_eq!(permits.value(), 2);
+    let _guard = recursive.lock().unwrap();
+    let other = broody::spawn(|lock: RLock| lock.release().is_err(), recursive.clone()).unwrap();
+    assert!(other.join().unwrap());
+    assert!(std::thread::scope(|scope| scope.spawn(|| recursive.release().is_err()).join().unwrap()));
+    assert_eq!(recursive.depth(), 1);
+    let tasks = JoinableQueue::<u8>::new().unwrap();
+    assert!(matches!(tasks.task_done(), Err(Error::NotHeld { .. })));
+    let semaphore = Semaphore::new(i32::MAX as u32).unwrap();
+    assert!(semaphore.release(1).is_err());
+    assert_eq!(semaphore.value(), i32::MAX as u32);
+    assert!(Semaphore::new(u32::MAX).is_err());
+    assert!(BoundedSemaphore::new(1_000_000).is_err());
+    assert!(Barrier::new(0).is_err());
+    assert!(Queue::<u8>::bounded(0).is_err());
+}
+
+#[test]
+fn full_empty_and_closed_queues_say_so() {
+    let queue = Queue::<u32>::bounded(2).unwrap();
+    assert!(matches!(queue.try_get(), Err(Error::TimedOut { .. })));
+    assert!(matches!(queue.get_timeout(SHORT), Err(Error::TimedOut { .. })));
+    queue.put(1).unwrap();
+    queue.put(2).unwrap();
+    assert!(queue.is_full());
+    assert!(matches!(queue.try_put(3), Err(Error::TimedOut { .. })));
+    assert!(matches!(queue.put_timeout(3, SHORT), Err(Error::TimedOut { .. })));
+    queue.close();
+    assert!(matches!(queue.put(3), Err(Error::Closed { .. })));
+    assert_eq!(queue.iter().collect::<Vec<_>>(), [1, 2]);
+    assert!(matches!(queue.get(), Err(Error::Closed { .. })));
+}
+
+#[test]
+fn a_message_longer_than_the_bound_is_refused_and_the_queue_goes_on() {
+    let queue = Queue::<Vec<u8>>::builder().bytes(10_000).build().unwrap();
+    let error = queue.put(vec![0; 20_000]).unwrap_err();
+    assert!(matches!(error, Error::MessageTooLong { bound: 10_000, .. }), "{error}");
+    queue.put(vec![1; 9_000]).unwrap();
+    assert_eq!(queue.get().unwrap().len(), 9_000);
+}
+
+#[test]
+fn a_pipe_takes_messages_of_any_length_one_after_the_other() {
+    let (ours, theirs) = broody::pipe::<Vec<u8>, usize>().unwrap();
+    let child = broody::spawn(
+        |theirs: Connection<usize, Vec<u8>>| {
+            while let Ok(message) = theirs.receive() {
+                assert!(message.iter().all(|byte| *byte == message.len() as u8));
+                theirs.send(message.len()).unwrap();
+            }
+        },
+        theirs,
+    )
+    .unwrap();
+    for length in [0usize, 1, 1000, 300_000, 700_000, 3 << 20] {
+        ours.send(vec![length as u8; length]).unwrap();
+        assert_eq!(ours.receive_timeout(PATIENCE).unwrap(), length);
+    }
+    drop(ours);
+    child.join().unwrap();
+}
+
+#[test]
+fn waiting_for_several_things_gives_those_that_are_ready() {
+    let (first, second) = (Queue::<u32>::new().unwrap(), BytesQueue::new().unwrap());
+    let (sender, receiver) = broody::channel::<u32>().unwrap();
+    let (mut near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+    let child = broody::spawn(|event: Event| event.wait(Some(PATIENCE)).unwrap(), {
+        let event = Event::new().unwrap();
+        event.set().unwrap();
+        event
+    })
+    .unwrap();
+    let things: [&dyn broody::Waitable; 5] = [&first, &second, &receiver, &far, &child];
+    assert_eq!(wait(&things, Some(PATIENCE)).unwrap(), [4]);
+    let things = &things[..4];
+    assert!(wait(things, Some(SHORT)).unwrap().is_empty());
+    assert!(wait(things, Some(Duration::ZERO)).unwrap().is_empty());
+    for round in 0..100 {
+        let putter = broody::fork(|| second.put(b"x", None).unwrap()).unwrap();
+        assert_eq!(wait(things, Some(PATIENCE)).unwrap(), [1], "round {round}");
+        assert_eq!(&*second.get(None).unwrap(), b"x");
+        putter.join().unwrap();
+    }
+    first.put(1).unwrap();
+    std::io::Write::write_all(&mut near, b"x").unwrap();
+    assert_eq!(wait(things, Some(PATIENCE)).unwrap(), [0, 3]);
+    drop(sender);
+    // Forks that other tests make meanwhile have a copy of the sender, too, until they end.
+    while wait(things, Some(PATIENCE)).unwrap() == [0, 3] {
+        std::thread::yield_now();
+    }
+    assert_eq!(wait(things, Some(PATIENCE)).unwrap(), [0, 2, 3]);
+    child.join().unwrap();
+}
+
+#[test]
+fn one_notification_wakes_one_waiter_in_the_order_of_their_coming() {
+    let (lock, condition) = (Lock::new(0u32).unwrap(), Condition::new().unwrap());
+    let woken = Queue::<u32>::new().unwrap();
+    fn waiter((number, lock, condition, woken): (u32, Lock<u32>, Condition, Queue<u32>)) {
+        let mut guard = lock.lock().unwrap();
+        *guard += 1;
+        drop(condition.wait(guard).unwrap());
+        woken.put(number).unwrap();
+    }
+    let mut children = Vec::new();
+    for number in 0..5 {
+        let arguments = (number, lock.clone(), condition.clone(), woken.clone());
+        children.push(broody::spawn(waiter, arguments).unwrap());
+        while *lock.lock().unwrap() != number + 1 {
+            std::thread::yield_now();
+        }
+    }
+    for expected in 0..3 {
+        assert!(condition.notify_one().unwrap());
+        assert_eq!(woken.get_timeout(PATIENCE).unwrap(), expected);
+        assert!(matches!(woken.try_get(), Err(Error::TimedOut { .. })));
+    }
+    assert_eq!(condition.notify_all().unwrap(), 2);
+    children.into_iter().for_each(|child| child.join().unwrap());
+    assert!(!condition.notify_one().unwrap());
+    let guard = lock.lock().unwrap();
+    let (_guard, notified) = condition.wait_timeout(guard, SHORT).unwrap();
+    assert!(!notified);
+}
+
+#[test]
+fn a_barrier_that_somebody_gives_up_breaks_for_all_until_it_is_reset() {
+    let barrier = Barrier::new(2).unwrap();
+    assert!(matches!(barrier.wait(Some(SHORT)), Err(Error::BrokenBarrier)));
+    assert!(barrier.is_broken());
+    let child = broody::spawn(|barrier: Barrier| barrier.wait(None).is_err(), barrier.clone()).unwrap();
+    assert!(child.join().unwrap());
+    barrier.reset().unwrap();
+    let child = broody::spawn(|barrier: Barrier| barrier.wait(Some(PATIENCE)).unwrap(), barrier.clone()).unwrap();
+    let ours = barrier.wait(Some(PATIENCE)).unwrap();
+    assert_eq!(ours + child.join().unwrap(), 1);
+    let (waiting, told) = (barrier.clone(), Queue::<bool>::new().unwrap());
+    let child = broody::spawn(
+        |(barrier, told): (Barrier, Queue<bool>)| told.put(barrier.wait(None).is_err()).unwrap(),
+        (waiting, told.clone()),
+    )
+    .unwrap();
+    while barrier.waiting() != 1 {
+        std::thread::yield_now();
+    }
+    barrier.reset().unwrap();
+    assert!(told.get_timeout(PATIENCE).unwrap());
+    child.join().unwrap();
+}
+
+#[test]
+fn a_large_lock_and_array_are_memory_of_their_own() {
+    let lock = Lock::new([3u64; 1000]).unwrap();
+    let array = Array::<u16>::zeroed(1_000_000).unwrap();
+    let child = broody::spawn(
+        |(lock, array): (Lock<[u64; 1000]>, Array<u16>)| {
+            lock.lock().unwrap()[999] = 4;
+            array.fetch_add(999_999, 5).unwrap();
+        },
+        (lock.clone(), array.clone()),
+    )
+    .unwrap();
+    child.join().unwrap();
+    assert_eq!(lock.lock().unwrap().iter().sum::<u64>(), 3001);
+    assert_eq!((array.len(), array.load(999_999).unwrap()), (1_000_000, 5));
+    assert!(array.get(1_000_000).is_err());
+}
+
+#[test]
+fn objects_are_freed_with_their_last_handle() {
+    let (sender, receiver) = broody::channel::<u8>().unwrap();
+    fn hold(sender: Sender<u8>) -> bool {
+        let copy = sender.clone();
+        drop(sender);
+        copy.send(1).is_ok()
+    }
+    assert!(broody::spawn(hold, sender).unwrap().join().unwrap());
+    assert_eq!(Receiver::iter(&receiver).collect::<Vec<_>>(), [1]);
+}
