@@ -12,6 +12,7 @@
 //! | [`socket`] | message sockets that pass descriptors and credentials |
 //! | [`memory`] | anonymous sealed memory and its mappings |
 //! | [`sparse`] | one large anonymous file of which pieces are reserved and given back |
+//! | [`named`] | shared memory with a name, which goes with its last user |
 //! | [`futex`] | sleeping on a word in shared memory |
 //! | [`events`] | epoll, eventfd, poll |
 //! | [`proc`] | what /proc tells of processes |
@@ -28,6 +29,7 @@ pub mod futex;
 pub mod image;
 pub mod limits;
 pub mod memory;
+pub mod named;
 pub mod pidfd;
 pub mod proc;
 pub mod signals;

@@ -44,6 +44,7 @@ pub(crate) fn existing_arena() -> Option<&'static Arena> {
 /// This process ends in an orderly way.
 pub(crate) fn leave() {
     if let Some(arena) = existing_arena() {
+        crate::data::leave_names();
         arena.leave();
     }
 }

@@ -393,3 +393,55 @@ fn objects_are_freed_with_their_last_handle() {
     assert!(broody::spawn(hold, sender).unwrap().join().unwrap());
     assert_eq!(Receiver::iter(&receiver).collect::<Vec<_>>(), [1]);
 }
+
+#[test]
+fn named_memory_is_shared_by_name_and_goes_with_its_last_user() {
+    let name = format!("broody-test-{}", std::process::id());
+    let path = format!("/dev/shm/{name}");
+    let memory = SharedMemory::create(&name, 10_000).unwrap();
+    assert!(matches!(SharedMemory::create(&name, 1), Err(Error::Os(_))));
+    for method in METHODS {
+        // By its name, and as an argument.
+        let child = Process::builder().start_method(method).spawn(
+            |(memory, name): (SharedMemory, String)| {
+                memory.write(9_999, b"x").unwrap();
+                SharedMemory::open(&name).unwrap().write(0, b"y").unwrap();
+            },
+            (memory.clone(), name.clone()),
+        );
+        child.unwrap().join().unwrap();
+        let mut got = [0; 1];
+        memory.read(9_999, &mut got).unwrap();
+        assert_eq!(&got, b"x");
+        memory.read(0, &mut got).unwrap();
+        assert_eq!(&got, b"y");
+        memory.write(0, b"0").unwrap();
+        memory.write(9_999, b"0").unwrap();
+        assert!(std::fs::exists(&path).unwrap());
+    }
+    let (opened, go) = (Event::new().unwrap(), Event::new().unwrap());
+    let child = broody::spawn(
+        |(name, opened, go): (String, Event, Event)| {
+            let memory = SharedMemory::open(&name).unwrap();
+            opened.set().unwrap();
+            go.wait(None).unwrap();
+            drop(memory);
+        },
+        (name.clone(), opened.clone(), go.clone()),
+    )
+    .unwrap();
+    assert!(opened.wait(Some(PATIENCE)).unwrap());
+    drop(memory);
+    assert!(std::fs::exists(&path).unwrap(), "another process has it");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let end = std::time::Instant::now() + PATIENCE;
+    while std::fs::exists(&path).unwrap() {
+        assert!(std::time::Instant::now() < end, "the name is left behind");
+        std::thread::yield_now();
+    }
+    assert!(SharedMemory::open(&name).is_err());
+    for wrong in ["", "a/b", "..", &"x".repeat(300)] {
+        assert!(matches!(SharedMemory::create(wrong, 1), Err(Error::Invalid { .. })), "{wrong}");
+    }
+}

@@ -104,6 +104,21 @@ impl Arena {
         self.make(&Request { kind, length, tag, parent: None })
     }
 
+    /// Makes an object for a file with a name, which is removed when nobody has it any more. The file may get its name after this.
+    ///
+    /// # Errors
+    /// [`ArenaError`].
+    pub fn allocate_named(&'static self, number: u64, name: &str) -> Result<Arc<Held>, ArenaError> {
+        let held = self.allocate(Kind::Named, 8 + name.len() as u64, 0)?;
+        // SAFETY: so long is the body, aligned to 64 bytes; nobody else has it yet. Killed before this is done: a name that is no file's.
+        unsafe {
+            let start = held.body().as_ptr().as_ptr();
+            start.add(8).copy_from_nonoverlapping(name.as_ptr(), name.len());
+            start.cast::<u64>().write(number);
+        }
+        Ok(held)
+    }
+
     /// Opens an object that was encoded by [`Held::send`], in whatever process.
     ///
     /// # Errors

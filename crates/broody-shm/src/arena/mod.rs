@@ -42,7 +42,7 @@ use layout::{
     CHUNK, HOLD_TABLE, Header, LAYOUT, LEAST, MAGIC, OBJECT_TABLE, PAGES, SMALL, TABLES, Table, VERSION,
     WINDOW, WINDOWS,
 };
-pub use objects::Kind;
+pub use objects::{Kind, named};
 pub(crate) use objects::Request;
 
 /// The most holds of an arena.

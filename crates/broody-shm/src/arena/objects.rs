@@ -11,7 +11,7 @@
 use super::layout::{
     CHUNK, CLASSES, HOLD_TABLE, OBJECT_TABLE, SMALL, WINDOW, WINDOWS, class_of, class_size, is_small,
 };
-use super::{Arena, Locked};
+use super::{Arena, Body, Locked};
 use crate::ArenaError;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -35,12 +35,14 @@ pub enum Kind {
     Blob,
     /// Bytes.
     Memory,
+    /// A file with a name: the number and the name, which is removed with the last user.
+    Named,
 }
 
 impl Kind {
     pub(super) fn from_number(number: u32) -> Option<Self> {
         use Kind::*;
-        [Lock, Semaphore, Permits, Condition, Event, Barrier, Queue, End, Ring, Blob, Memory]
+        [Lock, Semaphore, Permits, Condition, Event, Barrier, Queue, End, Ring, Blob, Memory, Named]
             .into_iter()
             .find(|kind| *kind as u32 == number)
     }
@@ -346,6 +348,7 @@ impl Locked<'_> {
                     self.arena.close_queue(queue, object.tag.load(Ordering::Relaxed));
                 }
             }
+            Some(Kind::Named) => self.arena.remove_name(index),
             _ => {}
         }
         self.unname(index);
@@ -353,7 +356,26 @@ impl Locked<'_> {
 }
 
 impl Arena {
+    /// A file with a name is used no more by this program.
+    fn remove_name(&self, index: u32) {
+        let Some(body) = self.body_of(index, Kind::Named) else { return };
+        if let Some((number, name)) = named(&body) {
+            broody_os::named::remove_if_unused(&name, number);
+        }
+    }
+
     pub(crate) fn object(&self, index: u32) -> &Object {
         self.item(&OBJECT_TABLE, index)
     }
+}
+
+/// What a named object says: the file's number, and its name.
+pub fn named(body: &Body) -> Option<(u64, String)> {
+    let length = (body.length() as usize).checked_sub(8)?;
+    // SAFETY: within the body, and aligned; written once, by the maker, before anybody else knew of the object.
+    let (number, name) = unsafe {
+        let start = body.as_ptr().as_ptr();
+        (start.cast::<u64>().read(), std::slice::from_raw_parts(start.add(8), length))
+    };
+    Some((number, String::from_utf8(name.to_vec()).ok()?))
 }

@@ -71,7 +71,8 @@ impl Arena {
             | Kind::End
             | Kind::Ring
             | Kind::Blob
-            | Kind::Memory => {}
+            | Kind::Memory
+            | Kind::Named => {}
         }
     }
 

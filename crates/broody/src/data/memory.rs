@@ -5,7 +5,9 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use broody_shm::arena::{Held, Kind};
+use broody_os::memory::Mapping;
+use broody_os::named::{self, NamedFile};
+use broody_shm::arena::{self, Held, Kind};
 
 use crate::handle::sent_as_handle;
 use crate::{Error, Result, memory};
@@ -14,6 +16,9 @@ use crate::{Error, Result, memory};
 ///
 /// Nothing keeps two of them from writing to the same place at once: agree on who does, by a [`Lock`](crate::Lock) for example. The bytes are
 /// therefore copied in and out; where that costs too much, [`as_ptr`](Self::as_ptr) gives their address.
+///
+/// Without a name the memory is anonymous, and goes with its last handle. With a [name](Self::create), other programs can open it, too; the
+/// name is removed when the last user is gone, in whatever program and by whatever death.
 ///
 /// ```
 /// # broody::init();
@@ -26,7 +31,23 @@ use crate::{Error, Result, memory};
 /// # Ok::<(), broody::Error>(())
 /// ```
 #[derive(Debug, Clone)]
-pub struct SharedMemory(Arc<Held>);
+pub struct SharedMemory(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Where it has a name. Before the handle: who goes is no user any more by the time when the name may be removed.
+    named: Option<Named>,
+    held: Arc<Held>,
+}
+
+#[derive(Debug)]
+struct Named {
+    name: String,
+    mapping: Option<Mapping>,
+    file: NamedFile,
+}
+
+const PLAIN: u64 = 0;
 
 impl SharedMemory {
     /// Makes `length` bytes that are all zero.
@@ -34,12 +55,73 @@ impl SharedMemory {
     /// # Errors
     /// [`Memory`](Error::Memory) when there is no memory for them.
     pub fn new(length: usize) -> Result<Self> {
-        Ok(Self(memory::arena()?.allocate(Kind::Memory, length as u64, PLAIN)?))
+        let held = memory::arena()?.allocate(Kind::Memory, length as u64, PLAIN)?;
+        Ok(Self(Arc::new(Inner { named: None, held })))
+    }
+
+    /// Makes `length` zero bytes that other programs can open by `name`, as a file in /dev/shm (see shm_overview(7)).
+    ///
+    /// # Errors
+    /// [`Invalid`](Error::Invalid) for a name with a slash, an empty one or one of more than 200 bytes; [`Os`](Error::Os) with EEXIST when
+    /// there is memory of this name, with ENOSPC when /dev/shm is full.
+    pub fn create(name: &str, length: usize) -> Result<Self> {
+        check_name(name)?;
+        let file = NamedFile::create(length as u64)?;
+        // In this order: whoever dies from here on leaves what is cleaned up by the number.
+        let held = memory::arena()?.allocate_named(file.number(), name)?;
+        file.publish(name)?;
+        Self::with_file(name, file, held)
+    }
+
+    /// Opens memory by its name, whatever program has made it.
+    ///
+    /// # Errors
+    /// [`Os`](Error::Os) with ENOENT when there is none of this name; [`Invalid`](Error::Invalid) for what cannot be a name.
+    pub fn open(name: &str) -> Result<Self> {
+        check_name(name)?;
+        let file = NamedFile::open(name)?;
+        let held = memory::arena()?.allocate_named(file.number(), name)?;
+        Self::with_file(name, file, held)
+    }
+
+    fn with_file(name: &str, file: NamedFile, held: Arc<Held>) -> Result<Self> {
+        let named = Named { name: name.to_owned(), mapping: file.map()?, file };
+        let memory = Arc::new(Inner { named: Some(named), held });
+        at_exit::remember(&memory);
+        Ok(Self(memory))
+    }
+
+    fn from_held(held: Arc<Held>) -> Option<Self> {
+        match held.kind() {
+            Kind::Memory if held.tag() == PLAIN => Some(Self(Arc::new(Inner { named: None, held }))),
+            Kind::Named => {
+                let (number, name) = arena::named(held.body())?;
+                let file = NamedFile::open(&name).ok().filter(|file| file.number() == number)?;
+                Self::with_file(&name, file, held).ok()
+            }
+            _ => None,
+        }
+    }
+
+    /// Its name, if it has one.
+    pub fn name(&self) -> Option<&str> {
+        self.0.named.as_ref().map(|named| named.name.as_str())
+    }
+
+    /// Removes the name: nobody can open it any more, and those who have it keep it. Without this it is removed with the last user.
+    ///
+    /// # Errors
+    /// [`Os`](Error::Os) with ENOENT when it was removed before.
+    pub fn remove_name(&self) -> Result<()> {
+        Ok(self.name().map_or(Ok(()), named::remove)?)
     }
 
     /// How many bytes there are.
     pub fn len(&self) -> usize {
-        self.0.body().length() as usize
+        match &self.0.named {
+            Some(named) => named.file.length() as usize,
+            None => self.0.held.body().length() as usize,
+        }
     }
 
     /// Whether there are none.
@@ -47,10 +129,17 @@ impl SharedMemory {
         self.len() == 0
     }
 
+    fn start(&self) -> NonNull<u8> {
+        match &self.0.named {
+            Some(named) => named.mapping.as_ref().map_or(NonNull::dangling(), Mapping::as_ptr),
+            None => self.0.held.body().as_ptr(),
+        }
+    }
+
     /// The first byte. Valid for reads and writes of [`len`](Self::len) bytes as long as this, or a clone of it, lives; whoever uses it
     /// answers for what other processes do at the same time.
     pub fn as_ptr(&self) -> *mut u8 {
-        self.0.body().as_ptr().as_ptr()
+        self.start().as_ptr()
     }
 
     /// Copies bytes from `offset` on into `bytes`.
@@ -78,19 +167,57 @@ impl SharedMemory {
 
     fn at(&self, offset: usize, length: usize) -> Result<NonNull<u8>> {
         if offset.checked_add(length).is_none_or(|end| end > self.len()) {
-            let what = format!(
-                "{length} bytes from {offset} on do not lie within shared memory of {} bytes",
-                self.len()
-            );
+            let what =
+                format!("{length} bytes from {offset} on do not lie within shared memory of {} bytes", self.len());
             return Err(Error::Invalid { what });
         }
         // SAFETY: within the memory.
-        Ok(unsafe { self.0.body().as_ptr().add(offset) })
+        Ok(unsafe { self.start().add(offset) })
     }
 }
 
-const PLAIN: u64 = 0;
+fn check_name(name: &str) -> Result<()> {
+    if named::is_valid(name) {
+        return Ok(());
+    }
+    let most = named::LONGEST;
+    Err(Error::Invalid {
+        what: format!("{name:?} cannot name shared memory: a name has 1 to {most} bytes and no slash"),
+    })
+}
 
-sent_as_handle!(SharedMemory; |memory| &memory.0, |held| {
-    (held.kind() == Kind::Memory && held.tag() == PLAIN).then_some(SharedMemory(held))
-});
+pub(crate) use at_exit::leave_names;
+
+/// Named memory that is still there when the process exits is let go of then, so that its name can go.
+mod at_exit {
+    use std::sync::{Arc, Mutex, Weak};
+
+    use super::Inner;
+    use broody_os::{fork, named};
+
+    type Entry = (broody_os::Pid, Weak<Inner>);
+
+    static THERE: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
+
+    pub(super) fn remember(memory: &Arc<Inner>) {
+        // A forked child may find the lock held by a thread that it does not have: then its names go when it is dead.
+        if let Ok(mut there) = THERE.try_lock() {
+            there.retain(|(_, memory)| memory.strong_count() > 0);
+            there.push((fork::pid(), Arc::downgrade(memory)));
+        }
+    }
+
+    /// This process exits: it uses no name any more.
+    pub(crate) fn leave_names() {
+        let Ok(mut there) = THERE.try_lock() else { return };
+        let pid = fork::pid();
+        for (_, memory) in there.drain(..).filter(|(owner, _)| *owner == pid) {
+            if let Some(named) = memory.upgrade().as_ref().and_then(|memory| memory.named.as_ref()) {
+                named.file.leave();
+                named::remove_if_unused(&named.name, named.file.number());
+            }
+        }
+    }
+}
+
+sent_as_handle!(SharedMemory; |memory| &memory.0.held, SharedMemory::from_held);

@@ -10,4 +10,5 @@ pub use array::{Array, ArrayGuard};
 pub use blob::Blob;
 pub(crate) use guardian::Guardian;
 pub use memory::SharedMemory;
+pub(crate) use memory::leave_names;
 pub use value::{Atomic, Value};

@@ -63,6 +63,13 @@ impl Repairs {
         self.end_holds();
     }
 
+    /// Every process of the program has ended, but perhaps the host, which waits for this: what still has a name loses it.
+    pub(super) fn last(&mut self) {
+        if let Some(arena) = memory::existing_arena() {
+            arena.recover_all(Deadline::after(PATIENCE));
+        }
+    }
+
     /// How long until something is due.
     pub(super) fn until_due(&self) -> Option<Duration> {
         self.again_at.map(|at| at.saturating_duration_since(Instant::now()))

@@ -415,6 +415,7 @@ impl Server {
             events::poll(&[self.ends.as_fd()], Some(Instant::now() + Duration::from_millis(2)))?;
         }
         self.scan_at = None;
+        self.repairs.last();
         if let Some(asker) = self.quitting.take() {
             tell(&asker, &Notice::Gone);
         }
