@@ -23,6 +23,8 @@ pub mod blob;
 pub mod duplex;
 pub mod handle;
 pub mod lease;
+#[cfg(test)]
+mod model;
 pub mod owner;
 pub mod queue;
 pub mod ring;

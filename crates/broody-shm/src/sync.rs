@@ -1,24 +1,79 @@
-//! What the protocols in shared memory are written with: atomics, and a way to sleep on one.
+//! What the protocols in shared memory are written with: atomic words, and a way to sleep on one.
 //!
-//! Under `--cfg shuttle` the same protocols are compiled for a model checker, whose atomics and sleep these are then.
+//! The protocols are generic over the [`Word`]. In shared memory it is std's `AtomicU32`; the tests put in words of a model checker (loom), which
+//! tries every interleaving and every order that the memory model allows, and lets a thread die before any operation.
 
 use std::time::{Duration, Instant};
 
-use crate::owner::Owner;
-
-#[cfg(not(shuttle))]
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-#[cfg(shuttle)]
-pub(crate) use crate::model::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::owner::Owner;
 
-/// A full fence behind a read-modify-write operation, which on x86 is one already.
-#[inline]
-pub(crate) fn fence_after_exchange() {
-    #[cfg(all(target_arch = "x86_64", not(shuttle)))]
-    std::sync::atomic::compiler_fence(Ordering::SeqCst);
-    #[cfg(not(all(target_arch = "x86_64", not(shuttle))))]
-    fence(Ordering::SeqCst);
+/// An atomic word of 32 bits.
+pub trait Word: std::fmt::Debug + Default {
+    /// See [`AtomicU32::load`].
+    fn load(&self, order: Ordering) -> u32;
+    /// See [`AtomicU32::store`].
+    fn store(&self, value: u32, order: Ordering);
+    /// See [`AtomicU32::swap`].
+    fn swap(&self, value: u32, order: Ordering) -> u32;
+    /// See [`AtomicU32::compare_exchange`].
+    #[allow(missing_docs, clippy::missing_errors_doc)]
+    fn compare_exchange(&self, current: u32, new: u32, success: Ordering, failure: Ordering) -> Result<u32, u32>;
+    /// See [`AtomicU32::fetch_add`].
+    fn fetch_add(&self, value: u32, order: Ordering) -> u32;
+    /// See [`AtomicU32::fetch_sub`].
+    fn fetch_sub(&self, value: u32, order: Ordering) -> u32;
+
+    /// A full fence: what this thread stored before is seen by others before what it loads after.
+    fn fence() {
+        fence(Ordering::SeqCst);
+    }
+
+    /// A full fence behind a read-modify-write operation, which on x86 is one already.
+    fn fence_after_exchange() {
+        Self::fence();
+    }
+}
+
+impl Word for AtomicU32 {
+    #[inline]
+    fn load(&self, order: Ordering) -> u32 {
+        AtomicU32::load(self, order)
+    }
+
+    #[inline]
+    fn store(&self, value: u32, order: Ordering) {
+        AtomicU32::store(self, value, order);
+    }
+
+    #[inline]
+    fn swap(&self, value: u32, order: Ordering) -> u32 {
+        AtomicU32::swap(self, value, order)
+    }
+
+    #[inline]
+    fn compare_exchange(&self, current: u32, new: u32, success: Ordering, failure: Ordering) -> Result<u32, u32> {
+        AtomicU32::compare_exchange(self, current, new, success, failure)
+    }
+
+    #[inline]
+    fn fetch_add(&self, value: u32, order: Ordering) -> u32 {
+        AtomicU32::fetch_add(self, value, order)
+    }
+
+    #[inline]
+    fn fetch_sub(&self, value: u32, order: Ordering) -> u32 {
+        AtomicU32::fetch_sub(self, value, order)
+    }
+
+    #[inline]
+    fn fence_after_exchange() {
+        #[cfg(target_arch = "x86_64")]
+        std::sync::atomic::compiler_fence(Ordering::SeqCst);
+        #[cfg(not(target_arch = "x86_64"))]
+        fence(Ordering::SeqCst);
+    }
 }
 
 /// The longest sleep without another look: the second net under the death broadcast.
@@ -78,12 +133,12 @@ pub enum Slept {
 ///
 /// Whoever sleeps is known to the arena, so that a death can wake everybody: the dead process may have been about to wake them, or may have
 /// been woken instead of them.
-pub trait Parking {
+pub trait Parking<W = AtomicU32> {
     /// Sleeps while `word` is `value`, until woken, at the latest at `deadline` or after [`BOUND`].
-    fn sleep(&self, word: &AtomicU32, value: u32, deadline: Deadline) -> Slept;
+    fn sleep(&self, word: &W, value: u32, deadline: Deadline) -> Slept;
 
     /// Wakes at most `count` of those that sleep on `word`.
-    fn wake(&self, word: &AtomicU32, count: u32);
+    fn wake(&self, word: &W, count: u32);
 
     /// A chance for others to get on, before a sleep. `false` when it is time to sleep.
     fn spin(&self, round: u32) -> bool;

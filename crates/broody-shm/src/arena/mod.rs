@@ -300,11 +300,6 @@ impl Arena {
         Ok(self.file.map_twice(object.offset.load(Ordering::Relaxed), length)?)
     }
 
-    /// The place of one who comes now among those who wait.
-    pub(crate) fn next_ticket(&self) -> u64 {
-        self.header().tickets.fetch_add(1, Ordering::Relaxed)
-    }
-
     /// Takes the arena's lock.
     fn lock(&self, deadline: Deadline) -> Result<Locked<'_>, ArenaError> {
         let me = self.me()?;

@@ -19,7 +19,7 @@ use super::holds::Hold;
 use super::objects::Kind;
 use super::{Arena, TOOK_PART};
 use crate::owner::Owner;
-use crate::robust::condition::Condition;
+use crate::robust::condition::notify_waiters;
 use crate::sync::{Deadline, Ordering};
 use crate::{queue, robust};
 
@@ -37,12 +37,12 @@ impl Arena {
             let took_part = hold.flags.load(Ordering::Relaxed) & TOOK_PART != 0 && !orderly;
             self.repair_object(object, owner, took_part, hold);
         });
-        for (_, line) in self.waiters().filter(|(whose, _)| *whose == owner) {
-            let object = line.object.load(Ordering::Relaxed);
-            let notified = line.state.load(Ordering::Relaxed) == Condition::NOTIFIED;
-            Self::free_waiter(line, owner);
-            if notified && object != 0 {
-                Condition::pass_on(self, object - 1);
+        for (_, waiter) in self.waiters().filter(|(whose, _)| *whose == owner) {
+            let notified = waiter.line.bury();
+            Self::free_waiter(waiter, owner);
+            if let Some(object) = notified {
+                // The broadcast wakes whoever gets it.
+                notify_waiters(self, object, 1, |_| {});
             }
         }
         self.free_slot(owner);

@@ -5,7 +5,8 @@
 //! dead process was about to wake someone, or was woken instead of someone.
 //!
 //! A sleeper writes its line first and lets the kernel compare the word then; the broadcast comes after the repair and reads the
-//! lines. With a fence on both sides, either the broadcast finds the line or the kernel finds the word changed.
+//! lines. With a fence on both sides, either the broadcast finds the line or the kernel finds the word changed: by the dead process, or by
+//! the repair, which changes every word that the dead one may have been about to change.
 //!
 //! A waiter of a [condition](crate::robust::condition) sleeps on its own line's `state`, which says whether it was notified.
 //!
@@ -20,6 +21,7 @@ use super::Arena;
 use super::layout::WAITER_TABLE;
 use crate::ArenaError;
 use crate::owner::Owner;
+use crate::robust::condition::{Line, Lines};
 use crate::sync::{AtomicU32, AtomicU64, BOUND, Deadline, Ordering, Parking, Slept, fence};
 
 /// A sleeper's line.
@@ -28,13 +30,9 @@ use crate::sync::{AtomicU32, AtomicU64, BOUND, Deadline, Ordering, Parking, Slep
 pub(crate) struct Waiter {
     /// Who sleeps; 0: the line is free.
     owner: AtomicU32,
-    /// A waiter of a condition: whether it was notified. It sleeps here.
-    pub(crate) state: AtomicU32,
-    /// The object (its number plus one) whose condition it waits for.
-    pub(crate) object: AtomicU32,
     _unused: AtomicU32,
-    /// Which came first.
-    pub(crate) ticket: AtomicU64,
+    /// Of a waiter of a condition.
+    pub(crate) line: Line,
     /// Where the word is that it sleeps on, as an offset in the file; 0: it does not sleep.
     word: AtomicU64,
 }
@@ -43,15 +41,15 @@ const _: () = assert!(size_of::<Waiter>() == 64);
 
 /// A line that this process has, freed on drop.
 pub(crate) struct WaiterLine<'a> {
-    pub(crate) line: &'a Waiter,
+    pub(crate) waiter: &'a Waiter,
 }
 
 impl Drop for WaiterLine<'_> {
     fn drop(&mut self) {
-        self.line.word.store(0, Ordering::Relaxed);
-        self.line.object.store(0, Ordering::Relaxed);
+        self.waiter.word.store(0, Ordering::Relaxed);
+        self.waiter.line.clear();
         // Release: whoever claims the line next finds it clean.
-        self.line.owner.store(0, Ordering::Release);
+        self.waiter.owner.store(0, Ordering::Release);
     }
 }
 
@@ -65,7 +63,7 @@ impl Arena {
             if line.owner.load(Ordering::Relaxed) == 0
                 && line.owner.compare_exchange(0, me.bits(), Ordering::Acquire, Ordering::Relaxed).is_ok()
             {
-                return Some(WaiterLine { line });
+                return Some(WaiterLine { waiter: line });
             }
         }
         None
@@ -87,7 +85,7 @@ impl Arena {
     /// Frees a line of a dead process.
     pub(super) fn free_waiter(line: &Waiter, dead: Owner) {
         line.word.store(0, Ordering::Relaxed);
-        line.object.store(0, Ordering::Relaxed);
+        line.line.clear();
         let _ = line.owner.compare_exchange(dead.bits(), 0, Ordering::Release, Ordering::Relaxed);
     }
 
@@ -160,10 +158,20 @@ impl Arena {
     }
 }
 
+impl Lines<AtomicU32> for Arena {
+    fn lines(&self) -> impl Iterator<Item = &Line> {
+        self.waiters().map(|(_, waiter)| &waiter.line)
+    }
+
+    fn next_ticket(&self) -> u64 {
+        self.header().tickets.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
 impl Parking for Arena {
     fn sleep(&self, word: &AtomicU32, value: u32, deadline: Deadline) -> Slept {
         let line = self.me().ok().and_then(|me| self.claim_waiter(me));
-        self.sleep_with(line.as_ref().map(|line| line.line), word, value, deadline)
+        self.sleep_with(line.as_ref().map(|line| line.waiter), word, value, deadline)
     }
 
     fn wake(&self, word: &AtomicU32, count: u32) {

@@ -33,6 +33,7 @@
 
 mod mark;
 mod ring;
+pub(crate) mod sleepers;
 mod tasks;
 
 use std::sync::Arc;
@@ -43,10 +44,11 @@ use crate::arena::{Arena, Held, HoldId, Kind, Request, Transit, Words};
 use crate::blob::Blob;
 use crate::owner::Owner;
 use crate::robust::lock::LockWord;
-use crate::sync::{AtomicU32, AtomicU64, Deadline, Ordering, Parking, Slept, fence, fence_after_exchange};
+use crate::sync::{AtomicU32, AtomicU64, Deadline, Ordering, Parking, Slept, Word, fence};
 use crate::{ArenaError, Corrupt};
 use mark::{MOST_BYTES, MOST_MESSAGES, Mark};
 use ring::{Record, Side};
+use sleepers::Sleepers;
 
 /// Something on a pair of cache lines of its own.
 #[derive(Debug, Default)]
@@ -106,14 +108,6 @@ struct SideWords {
     seen: AtomicU64,
 }
 
-#[derive(Debug, Default)]
-#[repr(C)]
-struct Sleepers {
-    changes: AtomicU32,
-    sleeping: AtomicU32,
-    /// Somebody watches by a descriptor, and wants his bell rung once.
-    watched: AtomicU32,
-}
 
 /// What a queue may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -268,7 +262,7 @@ impl Queue {
                     if slept == Slept::Bound {
                         arena.note_rescue();
                     }
-                    fence_after_exchange();
+                    <AtomicU32 as Word>::fence_after_exchange();
                     self.announce_items(count);
                     if let Some((_, transit)) = apart {
                         transit.forget();
@@ -284,19 +278,9 @@ impl Queue {
                 round += 1;
                 continue;
             }
-            slept = self.sleep(&control.room.0, deadline, || self.has_room(first) || self.is_closed());
+            let look = || self.has_room(first) || self.is_closed();
+            slept = control.room.0.sleep(look, |word, value| arena.sleep(word, value, deadline));
         }
-    }
-
-    /// Sleeps until the other side has done something, unless `look` finds that there is no need.
-    fn sleep(&self, sleepers: &Sleepers, deadline: Deadline, look: impl FnOnce() -> bool) -> Slept {
-        sleepers.sleeping.fetch_add(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        let changes = sleepers.changes.load(Ordering::Relaxed);
-        let slept =
-            if look() { Slept::Perhaps } else { self.arena().sleep(&sleepers.changes, changes, deadline) };
-        sleepers.sleeping.fetch_sub(1, Ordering::Relaxed);
-        slept
     }
 
     fn check_length(&self, message: &Message<'_>) -> Result<(), QueueError> {
@@ -496,7 +480,7 @@ impl Queue {
                     if slept == Slept::Bound {
                         arena.note_rescue();
                     }
-                    fence_after_exchange();
+                    <AtomicU32 as Word>::fence_after_exchange();
                     self.announce_room(count);
                     return Ok(count);
                 }
@@ -512,7 +496,8 @@ impl Queue {
                 round += 1;
             }
             if self.is_empty() {
-                slept = self.sleep(&control.items.0, deadline, || !self.is_empty() || self.is_closed());
+                let look = || !self.is_empty() || self.is_closed();
+                slept = control.items.0.sleep(look, |word, value| arena.sleep(word, value, deadline));
             }
         }
     }
@@ -581,14 +566,14 @@ impl Queue {
     }
 
     fn announce_items(&self, count: usize) {
-        announce(&self.control().items.0, self.arena(), count as u32);
+        self.control().items.0.announce(self.arena(), count as u32);
     }
 
     fn announce_room(&self, count: usize) {
         let room = &self.control().room.0;
         // A bound in bytes: one message may have made room for many.
         let by_messages = self.control().fixed.0.most_bytes.load(Ordering::Relaxed) == 0;
-        announce(room, self.arena(), if by_messages { count as u32 } else { u32::MAX });
+        room.announce(self.arena(), if by_messages { count as u32 } else { u32::MAX });
     }
 
     /// How many messages there are.
@@ -632,9 +617,7 @@ impl Queue {
 
     /// The next one who puts, or closes the queue, shall ring the bells. Whoever asks looks at the queue after this.
     pub fn ask_to_be_told(&self) {
-        self.control().items.0.watched.store(1, Ordering::Relaxed);
-        // Either who puts sees the word, or who asks sees what was put.
-        fence(Ordering::SeqCst);
+        self.control().items.0.watch();
     }
 }
 
@@ -647,25 +630,13 @@ pub enum End {
     Receiving = NO_TAKER as isize,
 }
 
-/// The other side has something for `count` sleepers.
-fn announce(sleepers: &Sleepers, arena: &Arena, count: u32) {
-    if sleepers.sleeping.load(Ordering::Relaxed) > 0 {
-        // Relaxed: the sleeper looks at head and tail by itself.
-        sleepers.changes.fetch_add(1, Ordering::Relaxed);
-        arena.wake(&sleepers.changes, count);
-    }
-    if sleepers.watched.load(Ordering::Relaxed) != 0 && sleepers.watched.swap(0, Ordering::Relaxed) != 0 {
-        arena.ring_bells();
-    }
-}
-
 impl Control {
     fn close(&self, arena: &Arena, how: u32) {
         // Release: what was put before is seen by who sees this.
         self.fixed.0.closed.fetch_or(how, Ordering::Release);
         fence(Ordering::SeqCst);
-        announce(&self.items.0, arena, u32::MAX);
-        announce(&self.room.0, arena, u32::MAX);
+        self.items.0.announce(arena, u32::MAX);
+        self.room.0.announce(arena, u32::MAX);
         self.tasks.0.announce(arena);
     }
 
@@ -675,6 +646,8 @@ impl Control {
         // Nothing else: what was not published never was, what was not taken is there.
         self.tx.0.lock.repair(dead);
         self.rx.0.lock.repair(dead);
+        self.items.0.repair();
+        self.room.0.repair();
     }
 
     /// Whether a message at `position` is in the queue.

@@ -40,7 +40,8 @@ impl Words {
     /// Something may be finished.
     pub(super) fn announce(&self, arena: &Arena) {
         if self.joining.load(Ordering::Relaxed) > 0 {
-            self.changes.fetch_add(1, Ordering::Relaxed);
+            // Release: pairs with the acquire in `join`.
+            self.changes.fetch_add(1, Ordering::Release);
             arena.wake(&self.changes, u32::MAX);
         }
     }
@@ -120,7 +121,7 @@ impl Queue {
         loop {
             tasks.joining.fetch_add(1, Ordering::Relaxed);
             fence(Ordering::SeqCst);
-            let changes = tasks.changes.load(Ordering::Relaxed);
+            let changes = tasks.changes.load(Ordering::Acquire);
             let finished = self.unfinished() == 0;
             let over = !finished && (slept == Slept::TimedOut || deadline.is_over());
             if !finished && !over {

@@ -11,25 +11,25 @@
 use crate::ArenaError;
 use crate::arena::{Arena, Kind, Words};
 use crate::handle::{Handle, Primitive};
-use crate::sync::{AtomicU32, Deadline, Ordering, Parking, Slept, fence};
+use crate::sync::{AtomicU32, Deadline, Ordering, Parking, Slept, Word};
 
 /// The words, in shared memory. All zero bytes are an event that is not set.
 #[derive(Debug, Default)]
 #[repr(C)]
-pub struct Event {
-    flag: AtomicU32,
-    sleepers: AtomicU32,
+pub struct Event<W = AtomicU32> {
+    flag: W,
+    sleepers: W,
 }
 
 // SAFETY: two atomics.
 unsafe impl Words for Event {}
 
-impl Event {
+impl<W: Word> Event<W> {
     /// Sets the flag and wakes all who wait for it.
-    pub fn set(&self, parking: &impl Parking) {
+    pub fn set(&self, parking: &impl Parking<W>) {
         // Release: what was done before is seen by who sees the flag.
         self.flag.store(1, Ordering::Release);
-        fence(Ordering::SeqCst);
+        W::fence();
         if self.sleepers.load(Ordering::Relaxed) > 0 {
             parking.wake(&self.flag, u32::MAX);
         }
@@ -46,7 +46,7 @@ impl Event {
     }
 
     /// Waits until the flag is set, at most until `deadline`. Whether it is set, or was when this was woken.
-    pub fn wait(&self, parking: &impl Parking, deadline: Deadline) -> bool {
+    pub fn wait(&self, parking: &impl Parking<W>, deadline: Deadline) -> bool {
         let mut round = 0;
         loop {
             if self.is_set() {
@@ -60,7 +60,7 @@ impl Event {
         let mut slept = Slept::Perhaps;
         while slept != Slept::TimedOut && !deadline.is_over() {
             self.sleepers.fetch_add(1, Ordering::Relaxed);
-            fence(Ordering::SeqCst);
+            W::fence();
             slept = parking.sleep(&self.flag, 0, deadline);
             self.sleepers.fetch_sub(1, Ordering::Relaxed);
             if self.is_set() {

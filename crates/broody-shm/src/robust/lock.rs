@@ -23,7 +23,7 @@
 //! * with WAITERS set and not asleep yet: one wake too many, later.
 
 use crate::owner::Owner;
-use crate::sync::{AtomicU32, Deadline, Ordering, Parking, Slept, TimedOut};
+use crate::sync::{AtomicU32, Deadline, Ordering, Parking, Slept, TimedOut, Word};
 
 const WAITERS: u32 = 1 << 30;
 const OWNER_DIED: u32 = 1 << 31;
@@ -31,7 +31,7 @@ const OWNER_DIED: u32 = 1 << 31;
 /// The word, in shared memory. All zero bytes are a free lock.
 #[derive(Debug, Default)]
 #[repr(transparent)]
-pub struct LockWord(AtomicU32);
+pub struct LockWord<W = AtomicU32>(W);
 
 /// The lock was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct Acquired {
     pub owner_died: bool,
 }
 
-impl LockWord {
+impl<W: Word> LockWord<W> {
     /// Takes the lock if it is free.
     #[inline]
     pub fn try_acquire(&self, me: Owner) -> Option<Acquired> {
@@ -57,7 +57,7 @@ impl LockWord {
         while Owner::in_word(word).is_none() {
             let held = me.bits() | flags | (word & WAITERS);
             // Acquire: as above; `repair` releases, too.
-            match self.0.compare_exchange_weak(word, held, Ordering::Acquire, Ordering::Relaxed) {
+            match self.0.compare_exchange(word, held, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => return Some(Acquired { owner_died: word & OWNER_DIED != 0 }),
                 Err(now) => word = now,
             }
@@ -73,7 +73,7 @@ impl LockWord {
     pub fn acquire(
         &self,
         me: Owner,
-        parking: &impl Parking,
+        parking: &impl Parking<W>,
         deadline: Deadline,
     ) -> Result<Acquired, TimedOut> {
         match self.try_acquire(me) {
@@ -83,7 +83,7 @@ impl LockWord {
     }
 
     #[cold]
-    fn wait(&self, me: Owner, parking: &impl Parking, deadline: Deadline) -> Result<Acquired, TimedOut> {
+    fn wait(&self, me: Owner, parking: &impl Parking<W>, deadline: Deadline) -> Result<Acquired, TimedOut> {
         let mut round = 0;
         while parking.spin(round) {
             round += 1;
@@ -124,7 +124,7 @@ impl LockWord {
 
     /// Gives the lock back. `false` when `me` does not hold it; then nothing has happened.
     #[inline]
-    pub fn release(&self, me: Owner, parking: &impl Parking) -> bool {
+    pub fn release(&self, me: Owner, parking: &impl Parking<W>) -> bool {
         // Relaxed: only this owner itself could have put itself there.
         if Owner::in_word(self.0.load(Ordering::Relaxed)) != Some(me) {
             return false;
@@ -134,11 +134,11 @@ impl LockWord {
     }
 
     /// Gives the lock back, whoever holds it. `false` when nobody does.
-    pub fn release_for_anybody(&self, parking: &impl Parking) -> bool {
+    pub fn release_for_anybody(&self, parking: &impl Parking<W>) -> bool {
         let mut word = self.0.load(Ordering::Relaxed);
         while Owner::in_word(word).is_some() {
             // Release: what was done under the lock is seen by the next holder.
-            match self.0.compare_exchange_weak(word, 0, Ordering::Release, Ordering::Relaxed) {
+            match self.0.compare_exchange(word, 0, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => {
                     if word & WAITERS != 0 {
                         parking.wake(&self.0, 1);
@@ -152,7 +152,7 @@ impl LockWord {
     }
 
     #[inline]
-    fn release_held(&self, parking: &impl Parking) {
+    fn release_held(&self, parking: &impl Parking<W>) {
         // Release: what was done under the lock is seen by the next holder.
         let before = self.0.swap(0, Ordering::Release);
         if before & WAITERS != 0 {
@@ -172,7 +172,7 @@ impl LockWord {
             // WAITERS stays: sleepers may be woken by the next release if not by the broadcast. AcqRel: the dead holder's
             // writes, which this process may look at, and what it repaired before.
             let freed = OWNER_DIED | (word & WAITERS);
-            match self.0.compare_exchange_weak(word, freed, Ordering::AcqRel, Ordering::Relaxed) {
+            match self.0.compare_exchange(word, freed, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return true,
                 Err(now) => word = now,
             }

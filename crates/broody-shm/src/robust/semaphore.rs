@@ -13,14 +13,14 @@
 use crate::ArenaError;
 use crate::arena::{Arena, Kind, Words};
 use crate::handle::{Handle, Primitive};
-use crate::sync::{AtomicU32, Deadline, Ordering, Parking, Slept, TimedOut, fence};
+use crate::sync::{AtomicU32, Deadline, Ordering, Parking, Slept, TimedOut, Word};
 
 /// The words, in shared memory. All zero bytes are a semaphore of 0.
 #[derive(Debug, Default)]
 #[repr(C)]
-pub struct Semaphore {
-    value: AtomicU32,
-    sleepers: AtomicU32,
+pub struct Semaphore<W = AtomicU32> {
+    value: W,
+    sleepers: W,
 }
 
 // SAFETY: two atomics.
@@ -30,22 +30,28 @@ unsafe impl Words for Semaphore {}
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Overflow;
 
-impl Semaphore {
+impl<W: Word> Semaphore<W> {
     /// The highest value.
     pub const MOST: u32 = i32::MAX as u32;
 
     /// Takes a token if there is one.
     pub fn try_acquire(&self) -> bool {
         // Acquire: pairs with the release's, so that what was done before it is seen.
-        let step = |value: u32| value.checked_sub(1);
-        self.value.fetch_update(Ordering::Acquire, Ordering::Relaxed, step).is_ok()
+        let mut value = self.value.load(Ordering::Relaxed);
+        while value > 0 {
+            match self.value.compare_exchange(value, value - 1, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => value = now,
+            }
+        }
+        false
     }
 
     /// Takes a token, waiting for one until `deadline`.
     ///
     /// # Errors
     /// [`TimedOut`]; no token was taken.
-    pub fn acquire(&self, parking: &impl Parking, deadline: Deadline) -> Result<(), TimedOut> {
+    pub fn acquire(&self, parking: &impl Parking<W>, deadline: Deadline) -> Result<(), TimedOut> {
         let mut round = 0;
         loop {
             if self.try_acquire() {
@@ -59,7 +65,7 @@ impl Semaphore {
         let mut slept = Slept::Perhaps;
         while slept != Slept::TimedOut && !deadline.is_over() {
             self.sleepers.fetch_add(1, Ordering::Relaxed);
-            fence(Ordering::SeqCst);
+            W::fence();
             slept = parking.sleep(&self.value, 0, deadline);
             self.sleepers.fetch_sub(1, Ordering::Relaxed);
             if self.try_acquire() {
@@ -76,11 +82,17 @@ impl Semaphore {
     ///
     /// # Errors
     /// [`Overflow`]; the value is as it was.
-    pub fn release(&self, parking: &impl Parking, count: u32) -> Result<(), Overflow> {
-        let step = |value: u32| value.checked_add(count).filter(|value| *value <= Self::MOST);
-        // Release: what was done before is seen by who takes the token.
-        self.value.fetch_update(Ordering::Release, Ordering::Relaxed, step).map_err(|_| Overflow)?;
-        fence(Ordering::SeqCst);
+    pub fn release(&self, parking: &impl Parking<W>, count: u32) -> Result<(), Overflow> {
+        let mut value = self.value.load(Ordering::Relaxed);
+        loop {
+            let more = value.checked_add(count).filter(|value| *value <= Self::MOST).ok_or(Overflow)?;
+            // Release: what was done before is seen by who takes the token.
+            match self.value.compare_exchange(value, more, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(now) => value = now,
+            }
+        }
+        W::fence();
         if self.sleepers.load(Ordering::Relaxed) > 0 {
             parking.wake(&self.value, count);
         }
@@ -104,7 +116,7 @@ impl Handle<Semaphore> {
     /// [`ArenaError`].
     pub fn new(arena: &'static Arena, value: u32) -> Result<Self, ArenaError> {
         let made = Self::make(arena, 0, 0)?;
-        made.words().value.store(value.min(Semaphore::MOST), Ordering::Relaxed);
+        made.words().value.store(value.min(<Semaphore>::MOST), Ordering::Relaxed);
         Ok(made)
     }
 

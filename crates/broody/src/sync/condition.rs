@@ -58,8 +58,8 @@ impl Condition {
         guard: LockGuard<'a, T>,
     ) -> Result<LockGuard<'a, T>, LockError<LockGuard<'a, T>>> {
         let lock = guard.lock();
-        self.0.wait(Deadline::Never, move || drop(guard)).map_err(|error| LockError::Failed(error.into()))?;
-        lock.lock()
+        let waited = self.0.wait(Deadline::Never, move || drop(guard), || lock.lock());
+        waited.map_err(|error| LockError::Failed(error.into()))?.1
     }
 
     /// As [`wait`](Self::wait), at most for `limit`. Also says whether a notification came.
@@ -72,9 +72,9 @@ impl Condition {
         limit: Duration,
     ) -> Result<(LockGuard<'a, T>, bool), LockError<(LockGuard<'a, T>, bool)>> {
         let lock = guard.lock();
-        let notified = self.0.wait(Deadline::after(limit), move || drop(guard));
-        let notified = notified.map_err(|error| LockError::Failed(error.into()))?;
-        match lock.lock() {
+        let waited = self.0.wait(Deadline::after(limit), move || drop(guard), || lock.lock());
+        let (notified, locked) = waited.map_err(|error| LockError::Failed(error.into()))?;
+        match locked {
             Ok(guard) => Ok((guard, notified)),
             Err(LockError::OwnerDied(guard)) => Err(LockError::OwnerDied((guard, notified))),
             Err(LockError::TimedOut) => Err(LockError::TimedOut),
@@ -112,9 +112,11 @@ impl Condition {
         if !lock.is_mine() {
             return Err(Error::NotHeld { what: "condition's lock", by: "by this thread" });
         }
-        let mut depth = Ok(0);
-        let notified = self.0.wait(deadline(limit), || depth = lock.handle().release_all())?;
-        lock.handle().acquire_all(depth?)?;
+        let depth = std::cell::Cell::new(0);
+        let release = || depth.set(lock.handle().release_all().unwrap_or(0));
+        let (notified, acquired) =
+            self.0.wait(deadline(limit), release, || lock.handle().acquire_all(depth.get()))?;
+        acquired?;
         Ok(notified)
     }
 

@@ -1,0 +1,70 @@
+//! Those who sleep until the other side of a queue has done something.
+//!
+//! A sleeper says that it sleeps, reads the number of changes, looks once more whether it has to, and sleeps on the number. The other side first
+//! publishes what it did, then looks for sleepers; if there are any, it counts the changes up and wakes them. Each side stores first and
+//! loads then, with a full fence between, so that the sleeper sees what was done or is seen.
+//!
+//! # What a SIGKILL leaves
+//!
+//! Of a sleeper: a number of sleepers that is too high, which costs a wake of nobody each time. Of the other side, between its publication
+//! and its wake: the [repair](Sleepers::repair) counts up in its place, and the broadcast wakes.
+
+use crate::arena::Arena;
+use crate::sync::{AtomicU32, Ordering, Parking, Slept, Word};
+
+/// The words, in shared memory.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub(crate) struct Sleepers<W = AtomicU32> {
+    changes: W,
+    sleeping: W,
+    /// Somebody watches by a descriptor, and wants his bell rung once.
+    watched: W,
+}
+
+impl<W: Word> Sleepers<W> {
+    /// Sleeps, unless `look` finds that there is no need. `sleep` sleeps on a word while it is the value given.
+    pub(crate) fn sleep(&self, look: impl FnOnce() -> bool, sleep: impl FnOnce(&W, u32) -> Slept) -> Slept {
+        self.sleeping.fetch_add(1, Ordering::Relaxed);
+        W::fence();
+        // Acquire: who reads the number of a change sees that change in the look that follows.
+        let changes = self.changes.load(Ordering::Acquire);
+        let slept = if look() { Slept::Perhaps } else { sleep(&self.changes, changes) };
+        self.sleeping.fetch_sub(1, Ordering::Relaxed);
+        slept
+    }
+
+    /// After a publication and a full fence: wakes `count` of those who sleep.
+    #[inline]
+    pub(crate) fn wake(&self, parking: &impl Parking<W>, count: u32) {
+        if self.sleeping.load(Ordering::Relaxed) > 0 {
+            // Release: pairs with the sleeper's acquire.
+            self.changes.fetch_add(1, Ordering::Release);
+            parking.wake(&self.changes, count);
+        }
+    }
+
+    /// Somebody is dead who may have published and not counted up. Before the broadcast: who is about to sleep, and is not seen by it,
+    /// finds another number.
+    pub(crate) fn repair(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// Whoever publishes next shall ring the bells. Who asks looks after this.
+    pub(crate) fn watch(&self) {
+        self.watched.store(1, Ordering::Relaxed);
+        // Either who publishes sees the word, or who asks sees what was published.
+        W::fence();
+    }
+}
+
+impl Sleepers {
+    /// As [`wake`](Self::wake), and tells those who watch.
+    #[inline]
+    pub(crate) fn announce(&self, arena: &Arena, count: u32) {
+        self.wake(arena, count);
+        if self.watched.load(Ordering::Relaxed) != 0 && self.watched.swap(0, Ordering::Relaxed) != 0 {
+            arena.ring_bells();
+        }
+    }
+}
