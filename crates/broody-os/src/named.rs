@@ -76,8 +76,12 @@ impl NamedFile {
     /// ENOENT when there is none.
     pub fn open(name: &str) -> Result<Self> {
         loop {
-            let file = rustix::fs::open(path(name), OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
-                .map_err(|error| Error::new("open", error))?;
+            let file = rustix::fs::open(
+                path(name),
+                OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+                Mode::empty(),
+            )
+            .map_err(|error| Error::new("open", error))?;
             let opened = Self::lock(file)?;
             // Its last user may have removed it before the lock was had; then there is none, or another one.
             if number_of(name) == Some(opened.number) {

@@ -65,7 +65,13 @@ impl Word for ModelWord {
         self.0.swap(value, order)
     }
 
-    fn compare_exchange(&self, current: u32, new: u32, success: Ordering, failure: Ordering) -> Result<u32, u32> {
+    fn compare_exchange(
+        &self,
+        current: u32,
+        new: u32,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u32, u32> {
         live();
         self.0.compare_exchange(current, new, success, failure)
     }
@@ -275,7 +281,8 @@ fn a_semaphores_token_reaches_a_sleeper() {
             || {},
         );
         let (theirs, their_kernel) = (semaphore.clone(), kernel.clone());
-        let other = thread::spawn(move || theirs.acquire(&Thread(&their_kernel, 2), Deadline::Never).unwrap());
+        let other =
+            thread::spawn(move || theirs.acquire(&Thread(&their_kernel, 2), Deadline::Never).unwrap());
         // One for each, whether or not the first one lives to take it.
         semaphore.release(&Thread(&kernel, 0), 1).unwrap();
         semaphore.release(&Thread(&kernel, 0), 1).unwrap();

@@ -19,7 +19,13 @@ pub trait Word: std::fmt::Debug + Default {
     fn swap(&self, value: u32, order: Ordering) -> u32;
     /// See [`AtomicU32::compare_exchange`].
     #[allow(missing_docs, clippy::missing_errors_doc)]
-    fn compare_exchange(&self, current: u32, new: u32, success: Ordering, failure: Ordering) -> Result<u32, u32>;
+    fn compare_exchange(
+        &self,
+        current: u32,
+        new: u32,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u32, u32>;
     /// See [`AtomicU32::fetch_add`].
     fn fetch_add(&self, value: u32, order: Ordering) -> u32;
     /// See [`AtomicU32::fetch_sub`].
@@ -53,7 +59,13 @@ impl Word for AtomicU32 {
     }
 
     #[inline]
-    fn compare_exchange(&self, current: u32, new: u32, success: Ordering, failure: Ordering) -> Result<u32, u32> {
+    fn compare_exchange(
+        &self,
+        current: u32,
+        new: u32,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u32, u32> {
         AtomicU32::compare_exchange(self, current, new, success, failure)
     }
 

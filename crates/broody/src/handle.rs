@@ -36,6 +36,11 @@ impl Outgoing {
         }
     }
 
+    /// Whether there is nothing that has to be kept.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
     /// The objects themselves.
     pub(crate) fn kept(&self) -> &[Arc<Held>] {
         &self.kept
@@ -58,26 +63,33 @@ impl Outgoing {
 thread_local! {
     /// Why a handle was not encoded or decoded: the codec has no place for a reason.
     static PROBLEM: RefCell<Option<String>> = const { RefCell::new(None) };
-    static COLLECTING: Cell<bool> = const { Cell::new(false) };
+    static COLLECTING: Cell<Collecting> = const { Cell::new(Collecting::No) };
     static OUTGOING: RefCell<Outgoing> = const { RefCell::new(Outgoing { transit: None, kept: Vec::new() }) };
+}
+
+/// Whether handles are being collected in this thread.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Collecting {
+    No,
+    Nothing,
+    Something,
 }
 
 /// Runs `encode`; the handles that it encodes are collected.
 pub(crate) fn collect<T>(encode: impl FnOnce() -> T) -> (T, Outgoing) {
     // Neither is left behind by a panic, so that the next one begins anew.
-    struct Collecting;
-    impl Drop for Collecting {
+    struct Guard;
+    impl Drop for Guard {
         fn drop(&mut self) {
-            COLLECTING.set(false);
+            COLLECTING.set(Collecting::No);
         }
     }
-    COLLECTING.set(true);
-    let collecting = Collecting;
+    COLLECTING.set(Collecting::Nothing);
+    let guard = Guard;
     let value = encode();
-    drop(collecting);
-    let outgoing = OUTGOING.with_borrow_mut(|outgoing| {
-        if outgoing.kept.is_empty() { Outgoing::default() } else { std::mem::take(outgoing) }
-    });
+    let collected = COLLECTING.get();
+    drop(guard);
+    let outgoing = if collected == Collecting::Something { OUTGOING.take() } else { Outgoing::default() };
     (value, outgoing)
 }
 
@@ -107,12 +119,14 @@ struct Encoded {
 /// Encodes a handle.
 pub(crate) fn serialize<S: Serializer>(held: &Arc<Held>, serializer: S) -> Result<S::Ok, S::Error> {
     use serde::ser::Error;
-    if !COLLECTING.get() {
-        let reason = "a shared object can be sent only as an argument at a process's start or through a queue or pipe";
+    if COLLECTING.get() == Collecting::No {
+        let reason =
+            "a shared object can be sent only as an argument at a process's start or through a queue or pipe";
         return Err(problem(reason, S::Error::custom));
     }
     let hold = OUTGOING.with_borrow_mut(|outgoing| {
         let hold = held.send().map_err(|error| problem(error, S::Error::custom))?;
+        COLLECTING.set(Collecting::Something);
         outgoing.add(hold, held);
         outgoing.kept.push(held.clone());
         Ok(hold)

@@ -48,11 +48,11 @@ mod wait;
 mod watcher;
 
 pub use boot::{init, set_executable};
-/// What `Lock`, `Value` and `Array` ask of the data that they hold.
-pub use bytemuck;
 pub use broody_os::Pid;
 pub use broody_os::proc::State;
 pub use broody_os::wait::{ExitStatus, Usage};
+/// What `Lock`, `Value` and `Array` ask of the data that they hold.
+pub use bytemuck;
 pub use data::{Array, ArrayGuard, Atomic, Blob, SharedMemory, Value};
 pub use error::{Error, Result};
 pub use exit::{ExitFunction, at_exit, at_exit_with_priority};

@@ -89,8 +89,10 @@ pub fn wait(things: &[&dyn Waitable], limit: Option<Duration>) -> Result<Vec<usi
         let until = if known.contains(&Some(true)) { Some(Instant::now()) } else { deadline };
         let fds: Vec<_> = sources.iter().filter_map(Source::as_fd).collect();
         let mut polled = events::poll_all(&fds, until)?.into_iter();
-        let readable: Vec<_> =
-            sources.iter().map(|source| source.as_fd().is_some_and(|_| polled.next() == Some(true))).collect();
+        let readable: Vec<_> = sources
+            .iter()
+            .map(|source| source.as_fd().is_some_and(|_| polled.next() == Some(true)))
+            .collect();
         let ready: Vec<_> = (0..sources.len())
             .filter(|index| match &sources[*index].0 {
                 Repr::Descriptor(_) => readable[*index],

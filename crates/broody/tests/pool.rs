@@ -197,3 +197,16 @@ fn a_pool_that_cannot_be_is_refused() {
         assert!(error.to_string().contains("1 to 4096"), "{error}");
     }
 }
+
+#[test]
+fn tasks_get_shared_objects_in_their_arguments() {
+    let pool = Pool::builder().workers(2).build().unwrap();
+    let (total, seen) = (broody::Value::new(0u64).unwrap(), broody::Queue::<u64>::new().unwrap());
+    let arguments = (1..=50u64).map(|number| (number, total.clone(), seen.clone()));
+    fn add((number, total, seen): (u64, broody::Value<u64>, broody::Queue<u64>)) {
+        total.fetch_add(number);
+        seen.put(number).unwrap();
+    }
+    pool.map(add, arguments).unwrap();
+    assert_eq!((total.load(), seen.len()), (1275, 50));
+}

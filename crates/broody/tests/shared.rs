@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use broody::{
     Array, BareLock, Barrier, Blob, BoundedSemaphore, BytesQueue, Condition, Connection, Error, Event,
-    JoinableQueue, Lock, LockError, Process, Queue, RLock, Receiver, Semaphore, Sender, SharedMemory, StartMethod,
-    Value, wait,
+    JoinableQueue, Lock, LockError, Process, Queue, RLock, Receiver, Semaphore, Sender, SharedMemory,
+    StartMethod, Value, wait,
 };
 
 /// Long enough that only a hang reaches it.
@@ -53,7 +53,8 @@ fn use_everything(everything: Everything) -> u64 {
 #[test]
 fn everything_is_a_value_for_every_start_method() {
     for method in METHODS {
-        let (lock, bare, recursive) = (Lock::new([0u64; 2]).unwrap(), BareLock::new().unwrap(), RLock::new().unwrap());
+        let (lock, bare, recursive) =
+            (Lock::new([0u64; 2]).unwrap(), BareLock::new().unwrap(), RLock::new().unwrap());
         let (semaphore, permits) = (Semaphore::new(0).unwrap(), BoundedSemaphore::new(1).unwrap());
         let (condition, event, barrier) =
             (Condition::new().unwrap(), Event::new().unwrap(), Barrier::new(2).unwrap());
@@ -150,7 +151,8 @@ fn a_message_that_nobody_takes_lets_go_of_its_objects() {
 #[test]
 fn a_prepared_process_gets_its_objects_at_each_start() {
     let counter = Value::new(0u32).unwrap();
-    let ready = Process::builder().prepare(|counter: Value<u32>| counter.fetch_add(1), counter.clone()).unwrap();
+    let ready =
+        Process::builder().prepare(|counter: Value<u32>| counter.fetch_add(1), counter.clone()).unwrap();
     let children: Vec<_> = (0..4).map(|_| ready.start().unwrap()).collect();
     let mut seen: Vec<_> = children.into_iter().map(|child| child.join().unwrap()).collect();
     seen.sort_unstable();
@@ -347,7 +349,8 @@ fn a_barrier_that_somebody_gives_up_breaks_for_all_until_it_is_reset() {
     let child = broody::spawn(|barrier: Barrier| barrier.wait(None).is_err(), barrier.clone()).unwrap();
     assert!(child.join().unwrap());
     barrier.reset().unwrap();
-    let child = broody::spawn(|barrier: Barrier| barrier.wait(Some(PATIENCE)).unwrap(), barrier.clone()).unwrap();
+    let child =
+        broody::spawn(|barrier: Barrier| barrier.wait(Some(PATIENCE)).unwrap(), barrier.clone()).unwrap();
     let ours = barrier.wait(Some(PATIENCE)).unwrap();
     assert_eq!(ours + child.join().unwrap(), 1);
     let (waiting, told) = (barrier.clone(), Queue::<bool>::new().unwrap());

@@ -42,8 +42,8 @@ use layout::{
     CHUNK, HOLD_TABLE, Header, LAYOUT, LEAST, MAGIC, OBJECT_TABLE, PAGES, SMALL, TABLES, Table, VERSION,
     WINDOW, WINDOWS,
 };
-pub use objects::{Kind, named};
 pub(crate) use objects::Request;
+pub use objects::{Kind, named};
 
 /// The most holds of an arena.
 pub(crate) const MOST_HOLDS: u32 = HOLD_TABLE.most;

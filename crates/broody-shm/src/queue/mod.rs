@@ -108,7 +108,6 @@ struct SideWords {
     seen: AtomicU64,
 }
 
-
 /// What a queue may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Limits {

@@ -71,7 +71,10 @@ impl<W: Word> Line<W> {
         // Acquire, here and where it was notified in this instant: those who waited when the notifier came are seen by who passes on.
         let state = self.state.load(Ordering::Acquire);
         let gone = is(state, WAITING)
-            && self.state.compare_exchange(state, to(state, GONE), Ordering::Relaxed, Ordering::Acquire).is_ok();
+            && self
+                .state
+                .compare_exchange(state, to(state, GONE), Ordering::Relaxed, Ordering::Acquire)
+                .is_ok();
         let notified = !gone && is(self.state.load(Ordering::Acquire), NOTIFIED);
         let object = self.object.load(Ordering::Relaxed).checked_sub(1);
         self.clear();
@@ -131,7 +134,10 @@ impl<W: Word + 'static> Condition<W> {
             if slept == Slept::TimedOut {
                 // Acquire on failure: it was notified in this instant.
                 let gone = to(waiting, GONE);
-                break line.state.compare_exchange(waiting, gone, Ordering::Relaxed, Ordering::Acquire).is_err();
+                break line
+                    .state
+                    .compare_exchange(waiting, gone, Ordering::Relaxed, Ordering::Acquire)
+                    .is_err();
             }
             slept = sleep(&line.state, waiting);
         };
@@ -151,7 +157,12 @@ impl<W: Word + 'static> Condition<W> {
 }
 
 /// Notifies the `count` waiters of the condition `index` that have waited longest. How many there were.
-pub(crate) fn notify_waiters<W: Word + 'static>(lines: &impl Lines<W>, index: u32, count: u32, wake: impl Fn(&W)) -> u32 {
+pub(crate) fn notify_waiters<W: Word + 'static>(
+    lines: &impl Lines<W>,
+    index: u32,
+    count: u32,
+    wake: impl Fn(&W),
+) -> u32 {
     // Acquire: pairs with both releases of the line. The state first: if it is the same when it is changed, the object was of this use.
     let waits = |line: &Line<W>| {
         let state = line.state.load(Ordering::Acquire);

@@ -15,6 +15,9 @@ use crate::arena::{Arena, Kind, Words};
 use crate::handle::{Handle, Primitive};
 use crate::sync::{AtomicU32, Deadline, Ordering, Parking, Slept, TimedOut, Word};
 
+/// The highest value of a semaphore.
+pub const MOST: u32 = i32::MAX as u32;
+
 /// The words, in shared memory. All zero bytes are a semaphore of 0.
 #[derive(Debug, Default)]
 #[repr(C)]
@@ -31,9 +34,6 @@ unsafe impl Words for Semaphore {}
 pub struct Overflow;
 
 impl<W: Word> Semaphore<W> {
-    /// The highest value.
-    pub const MOST: u32 = i32::MAX as u32;
-
     /// Takes a token if there is one.
     pub fn try_acquire(&self) -> bool {
         // Acquire: pairs with the release's, so that what was done before it is seen.
@@ -85,7 +85,7 @@ impl<W: Word> Semaphore<W> {
     pub fn release(&self, parking: &impl Parking<W>, count: u32) -> Result<(), Overflow> {
         let mut value = self.value.load(Ordering::Relaxed);
         loop {
-            let more = value.checked_add(count).filter(|value| *value <= Self::MOST).ok_or(Overflow)?;
+            let more = value.checked_add(count).filter(|value| *value <= MOST).ok_or(Overflow)?;
             // Release: what was done before is seen by who takes the token.
             match self.value.compare_exchange(value, more, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => break,
@@ -110,13 +110,13 @@ impl Primitive for Semaphore {
 }
 
 impl Handle<Semaphore> {
-    /// Makes a semaphore of `value` tokens, at most [`MOST`](Semaphore::MOST).
+    /// Makes a semaphore of `value` tokens, at most [`MOST`].
     ///
     /// # Errors
     /// [`ArenaError`].
     pub fn new(arena: &'static Arena, value: u32) -> Result<Self, ArenaError> {
         let made = Self::make(arena, 0, 0)?;
-        made.words().value.store(value.min(<Semaphore>::MOST), Ordering::Relaxed);
+        made.words().value.store(value.min(MOST), Ordering::Relaxed);
         Ok(made)
     }
 

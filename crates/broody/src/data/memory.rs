@@ -167,8 +167,10 @@ impl SharedMemory {
 
     fn at(&self, offset: usize, length: usize) -> Result<NonNull<u8>> {
         if offset.checked_add(length).is_none_or(|end| end > self.len()) {
-            let what =
-                format!("{length} bytes from {offset} on do not lie within shared memory of {} bytes", self.len());
+            let what = format!(
+                "{length} bytes from {offset} on do not lie within shared memory of {} bytes",
+                self.len()
+            );
             return Err(Error::Invalid { what });
         }
         // SAFETY: within the memory.

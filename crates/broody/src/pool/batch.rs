@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::failure::Failure;
 use crate::codec;
 use crate::function::FunctionId;
+use crate::handle::{self, Outgoing};
 
 /// Where the answers of some tasks go. Called with the pool's lock held: it only stores.
 pub(super) trait Sink: Send + Sync {
@@ -33,11 +34,17 @@ pub(super) struct Arguments {
     bytes: Vec<u8>,
     /// Where each ends.
     ends: Vec<usize>,
+    /// The shared objects in them, kept until all are answered: a task may be run once more.
+    objects: Vec<Outgoing>,
 }
 
 impl Arguments {
     pub(super) fn push<A: Serialize>(&mut self, argument: &A) -> Result<(), String> {
-        codec::encode_into(argument, &mut self.bytes)?;
+        let (encoded, outgoing) = handle::collect(|| codec::encode_into(argument, &mut self.bytes));
+        encoded?;
+        if !outgoing.is_empty() {
+            self.objects.push(outgoing);
+        }
         self.ends.push(self.bytes.len());
         Ok(())
     }

@@ -215,8 +215,7 @@ impl<T: Pod> serde::Serialize for Lock<T> {
 impl<'de, T: Pod> serde::Deserialize<'de> for Lock<T> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let guardian = Guardian::deserialize(deserializer)?;
-        Self::from_guardian(guardian)
-            .ok_or_else(|| crate::handle::wrong_type("Lock"))
+        Self::from_guardian(guardian).ok_or_else(|| crate::handle::wrong_type("Lock"))
     }
 }
 

@@ -34,8 +34,8 @@ impl Semaphore {
     /// # Errors
     /// [`Invalid`](Error::Invalid) for more than 2,147,483,647; [`Memory`](Error::Memory) when there is no memory for it.
     pub fn new(value: u32) -> Result<Self> {
-        if value > semaphore::Semaphore::MOST {
-            let most = semaphore::Semaphore::MOST;
+        if value > semaphore::MOST {
+            let most = semaphore::MOST;
             return Err(Error::Invalid { what: format!("a semaphore counts to {most}, not to {value}") });
         }
         Ok(Self(Handle::<semaphore::Semaphore>::new(memory::arena()?, value)?))
@@ -57,7 +57,7 @@ impl Semaphore {
         if self.0.release(count)? {
             Ok(())
         } else {
-            let most = semaphore::Semaphore::MOST;
+            let most = semaphore::MOST;
             Err(Error::Invalid {
                 what: format!("a semaphore counts to {most}, and {count} more are too many"),
             })
