@@ -93,3 +93,112 @@ fn processes_exchange_messages_in_order() {
     join(child);
     assert_eq!(arena.rescues(), 0);
 }
+
+mod against_a_model {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Put(usize),
+        PutMany(Vec<usize>),
+        Take,
+        TakeMany(usize),
+        Close,
+    }
+
+    fn length() -> impl Strategy<Value = usize> {
+        // Mostly short; some that make the ring grow, some that go apart.
+        prop_oneof![8 => 0usize..64, 4 => 0usize..5_000, 1 => 30_000usize..40_000, 1 => (1usize << 20)..(1 << 20) + 20]
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => length().prop_map(Step::Put),
+            2 => prop::collection::vec(length(), 0..8).prop_map(Step::PutMany),
+            8 => Just(Step::Take),
+            2 => (0usize..10).prop_map(Step::TakeMany),
+            1 => Just(Step::Close),
+        ]
+    }
+
+    fn bytes(number: usize, length: usize) -> Vec<u8> {
+        (0..length).map(|at| (number + at) as u8).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_queue_does_what_a_deque_does(
+            steps in prop::collection::vec(step(), 1..80),
+            most in prop_oneof![Just(None), (1u32..6).prop_map(Some)],
+        ) {
+            let arena = Arena::create(1).unwrap();
+            let limits = Limits { messages: most, ..Limits::default() };
+            let queue = Queue::new(arena, limits, 0, false).unwrap();
+            let mut model: VecDeque<Vec<u8>> = VecDeque::new();
+            let (mut closed, mut number) = (false, 0);
+            let room = |model: &VecDeque<_>| most.is_none_or(|most| model.len() < most as usize);
+            let mut buffer = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Put(length) => {
+                        number += 1;
+                        let bytes = bytes(number, length);
+                        match queue.put(message(&bytes), Deadline::Now) {
+                            Ok(()) => {
+                                prop_assert!(!closed && room(&model));
+                                model.push_back(bytes);
+                            }
+                            Err(QueueError::Closed) => prop_assert!(closed),
+                            Err(QueueError::TimedOut) => prop_assert!(!closed && !room(&model)),
+                            Err(error) => return Err(TestCaseError::fail(error.to_string())),
+                        }
+                    }
+                    Step::PutMany(lengths) => {
+                        let all: Vec<_> = lengths.iter().map(|length| { number += 1; bytes(number, *length) }).collect();
+                        let messages: Vec<_> = all.iter().map(|bytes| message(bytes)).collect();
+                        let put = queue.put_many(&messages, Deadline::Now).unwrap_or(0);
+                        if !closed {
+                            let fits = most.map_or(usize::MAX, |most| most as usize - model.len());
+                            prop_assert_eq!(put, all.len().min(fits));
+                        } else {
+                            prop_assert_eq!(put, 0);
+                        }
+                        model.extend(all.into_iter().take(put));
+                    }
+                    Step::Take => match queue.take(&mut buffer, Deadline::Now) {
+                        Ok(taken) => {
+                            let got = taken.blob.as_deref().unwrap_or(&buffer);
+                            prop_assert_eq!(Some(got.to_vec()), model.pop_front());
+                        }
+                        Err(QueueError::Closed) => prop_assert!(closed && model.is_empty()),
+                        Err(QueueError::TimedOut) => prop_assert!(!closed && model.is_empty()),
+                        Err(error) => return Err(TestCaseError::fail(error.to_string())),
+                    },
+                    Step::TakeMany(most) => {
+                        let mut got = Vec::new();
+                        let taken = queue.take_many(most.max(1), Deadline::Now, |bytes, taken| {
+                            got.push(taken.blob.as_deref().unwrap_or(bytes).to_vec());
+                        });
+                        let count = taken.unwrap_or(0);
+                        prop_assert_eq!(count, most.max(1).min(model.len()));
+                        let expected: Vec<_> = model.drain(..count).collect();
+                        prop_assert_eq!(got, expected);
+                    }
+                    Step::Close => {
+                        queue.close();
+                        closed = true;
+                    }
+                }
+                prop_assert_eq!((queue.len(), queue.is_empty()), (model.len(), model.is_empty()));
+            }
+            drop(queue);
+            prop_assert_eq!(arena.objects(), 0);
+        }
+    }
+}

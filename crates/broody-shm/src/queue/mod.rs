@@ -31,6 +31,7 @@
 //! * of who lets the ring grow: before the store of `ring`, the new ring goes with its hold; after it, the old one goes, of which it has a
 //!   hold, too.
 
+pub mod frame;
 mod mark;
 mod ring;
 pub(crate) mod sleepers;
@@ -46,8 +47,9 @@ use crate::owner::Owner;
 use crate::robust::lock::LockWord;
 use crate::sync::{AtomicU32, AtomicU64, Deadline, Ordering, Parking, Slept, Word, fence};
 use crate::{ArenaError, Corrupt};
+use frame::Outgoing;
 use mark::{MOST_BYTES, MOST_MESSAGES, Mark};
-use ring::{Record, Side};
+use ring::Side;
 use sleepers::Sleepers;
 
 /// Something on a pair of cache lines of its own.
@@ -331,10 +333,10 @@ impl Queue {
         let mut count = 0;
         for message in messages {
             let record = match (apart, count) {
-                (Some((blob, transit)), 0) => Record::apart(blob, transit.holds()[0], message.holds),
+                (Some((blob, transit)), 0) => Outgoing::apart(blob, transit.holds()[0], message.holds),
                 // Another long one: it goes alone.
                 _ if message.bytes.len() > self.longest_inline() => break,
-                _ => Record::inline(message.bytes, message.holds),
+                _ => Outgoing::inline(message.bytes, message.holds),
             };
             let mut head = Mark(control.tx.0.seen.load(Ordering::Relaxed));
             if !self.fits(head, tail, &record, count) {
@@ -373,7 +375,7 @@ impl Queue {
     }
 
     /// Whether the queue's bounds allow one more message between `head` and `tail`.
-    fn fits(&self, head: Mark, tail: Mark, record: &Record<'_>, before: usize) -> bool {
+    fn fits(&self, head: Mark, tail: Mark, record: &Outgoing<'_>, before: usize) -> bool {
         let fixed = &self.control().fixed.0;
         let most_messages = fixed.most_messages.load(Ordering::Relaxed);
         let most_bytes = fixed.most_bytes.load(Ordering::Relaxed);
@@ -394,9 +396,9 @@ impl Queue {
         let (head, tail) = (Mark(control.rx.0.mark.load(Ordering::Acquire)), self.tail());
         let length = message.bytes.len();
         let record = if length > self.longest_inline() {
-            Record::reference()
+            Outgoing::reference()
         } else {
-            Record::inline(message.bytes, message.holds)
+            Outgoing::inline(message.bytes, message.holds)
         };
         self.fits(head, tail, &record, 0)
     }
@@ -532,7 +534,7 @@ impl Queue {
                 // From the store of the head on, it is this process's.
                 arena.hold(hold.index).process.store(me.bits(), Ordering::Relaxed);
             }
-            let blob = read.blob_name();
+            let blob = read.blob();
             if self.counts_tasks() {
                 self.note_taken(head);
             }

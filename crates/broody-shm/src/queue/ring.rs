@@ -1,10 +1,4 @@
-//! The memory of a queue's messages, as one process has it mapped, and what a message looks like there.
-//!
-//! ```text
-//! | length: 40 | holds: 16 | kind: 8 |   holds, 8 bytes each   |   bytes, padded to 8   |
-//! ```
-//!
-//! A message that is apart has, for bytes, the name of a blob; its hold is the first one.
+//! The memory of a queue's messages, as one process has it mapped.
 
 use std::cell::UnsafeCell;
 use std::ptr::NonNull;
@@ -12,17 +6,11 @@ use std::sync::Arc;
 
 use broody_os::memory::{Mapping, page_size};
 
-use super::mark::{Mark, UNIT};
-use crate::arena::{Arena, Held, HoldId, Name};
-use crate::blob::Blob;
+use super::frame::{Incoming, Outgoing};
+use super::mark::Mark;
+use crate::arena::{Arena, Held};
 use crate::owner::Owner;
 use crate::{ArenaError, Corrupt};
-
-const HEADER: usize = 8;
-const HOLD: usize = 8;
-
-const INLINE: u8 = 1;
-const APART: u8 = 2;
 
 /// The first ring of a queue, in bytes.
 const SMALLEST: usize = 16 << 10;
@@ -46,89 +34,6 @@ pub(super) fn index(word: u64) -> Option<u32> {
 
 fn capacity(word: u64) -> usize {
     1 << ((word >> 32) & 63)
-}
-
-/// A message as it is to be written.
-pub(super) struct Record<'a> {
-    kind: u8,
-    own: Option<(Name, HoldId)>,
-    holds: &'a [HoldId],
-    bytes: &'a [u8],
-}
-
-impl<'a> Record<'a> {
-    pub(super) fn inline(bytes: &'a [u8], holds: &'a [HoldId]) -> Self {
-        Self { kind: INLINE, own: None, holds, bytes }
-    }
-
-    pub(super) fn apart(blob: &Blob, hold: HoldId, holds: &'a [HoldId]) -> Self {
-        Self { kind: APART, own: Some((blob.held().name(), hold)), holds, bytes: &[] }
-    }
-
-    /// One that is apart, to ask whether there would be room.
-    pub(super) fn reference() -> Self {
-        let (name, hold) = (Name { index: 0, name: 0 }, HoldId { index: 0, use_number: 0 });
-        Self { kind: APART, own: Some((name, hold)), holds: &[], bytes: &[] }
-    }
-
-    pub(super) fn is_apart(&self) -> bool {
-        self.kind == APART
-    }
-
-    pub(super) fn holds(&self) -> impl Iterator<Item = HoldId> {
-        self.own.map(|(_, hold)| hold).into_iter().chain(self.holds.iter().copied())
-    }
-
-    fn payload(&self) -> usize {
-        if self.own.is_some() { size_of::<Name>() } else { self.bytes.len() }
-    }
-
-    /// All of it, in bytes.
-    #[inline]
-    pub(super) fn length(&self) -> usize {
-        let holds = self.holds.len() + usize::from(self.own.is_some());
-        (HEADER + holds * HOLD + self.payload()).next_multiple_of(UNIT as usize)
-    }
-}
-
-/// A message as it was found. Only under the lock of takers, or when nobody else has the queue.
-pub(super) struct Read<'a> {
-    kind: u8,
-    holds: usize,
-    bytes: &'a [u8],
-    start: *const u8,
-}
-
-impl<'a> Read<'a> {
-    pub(super) fn holds(&self) -> impl Iterator<Item = HoldId> + use<> {
-        let start = self.start;
-        (0..self.holds).map(move |number| {
-            // SAFETY: `Ring::read` has seen that so many holds lie within the message, which is aligned to 8.
-            let raw = unsafe { start.add(HEADER + number * HOLD).cast::<u64>().read() };
-            HoldId { index: raw as u32, use_number: (raw >> 32) as u32 }
-        })
-    }
-
-    /// What the message says.
-    pub(super) fn bytes(&self) -> &'a [u8] {
-        self.bytes
-    }
-
-    /// The blob that the message is, and its hold.
-    pub(super) fn blob_name(&self) -> Option<(Name, HoldId)> {
-        if self.kind != APART {
-            return None;
-        }
-        let number = |at: usize| {
-            self.bytes.get(at..at + 8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap_or_default()))
-        };
-        Some((Name { index: number(0)? as u32, name: number(8)? }, self.holds().next()?))
-    }
-
-    /// All of it, in bytes.
-    pub(super) fn length(&self) -> usize {
-        (HEADER + self.holds * HOLD + self.bytes.len()).next_multiple_of(UNIT as usize)
-    }
 }
 
 /// A ring, mapped twice in a row.
@@ -164,49 +69,25 @@ impl Ring {
     }
 
     /// Writes a message at `tail`. The caller has the lock of putters, and has seen that there is room.
-    pub(super) fn write(&self, tail: Mark, record: &Record<'_>) {
-        let at = self.at(tail);
-        let holds = record.holds().count();
-        let header = record.payload() as u64 | ((holds as u64) << 40) | (u64::from(record.kind) << 56);
-        // SAFETY: from `tail` on, `record.length()` bytes are free, contiguous by the second mapping, aligned to 8, and belong to whoever
-        // has the lock of putters.
-        unsafe {
-            at.cast::<u64>().write(header);
-            for (number, hold) in record.holds().enumerate() {
-                let raw = u64::from(hold.index) | (u64::from(hold.use_number) << 32);
-                at.add(HEADER + number * HOLD).cast::<u64>().write(raw);
-            }
-            let payload = at.add(HEADER + holds * HOLD);
-            match record.own {
-                Some((name, _)) => {
-                    payload.cast::<u64>().write(name.index.into());
-                    payload.cast::<u64>().add(1).write(name.name);
-                }
-                None => payload.copy_from_nonoverlapping(record.bytes.as_ptr(), record.bytes.len()),
-            }
-        }
+    #[inline]
+    pub(super) fn write(&self, tail: Mark, message: &Outgoing<'_>) {
+        let length = message.length();
+        assert!(length <= self.capacity, "a message that is written has room");
+        // SAFETY: from `tail` on, so many bytes are free, contiguous by the second mapping, and belong to whoever has the lock of putters.
+        message.write(unsafe { std::slice::from_raw_parts_mut(self.at(tail), length) });
     }
 
     /// Looks at the message at `head`. The caller has the lock of takers, or the queue for itself.
-    pub(super) fn read(&self, head: Mark, tail: Mark) -> Result<Read<'_>, Corrupt> {
-        let start: *const u8 = self.at(head);
-        let room = head.bytes_to(tail);
-        if room < HEADER || room > self.capacity {
+    #[inline]
+    pub(super) fn read(&self, head: Mark, tail: Mark) -> Result<Incoming<'_>, Corrupt> {
+        let there = head.bytes_to(tail);
+        if there > self.capacity {
             return Err(Corrupt);
         }
-        // SAFETY: within the mapping, aligned to 8; what is between head and tail is not written to.
-        let header = unsafe { start.cast::<u64>().read() };
-        let length = (header & ((1 << 40) - 1)) as usize;
-        let (holds, kind) = ((header >> 40) as u16 as usize, (header >> 56) as u8);
-        let before = HEADER + holds * HOLD;
-        let fits = before.checked_add(length).is_some_and(|end| end <= room);
-        if !fits || !matches!(kind, INLINE | APART) {
-            return Err(Corrupt);
-        }
-        // SAFETY: within the message, as was just seen; nobody writes to it before the head has moved past it, which only the holder of the
-        // lock of takers does.
-        let bytes = unsafe { std::slice::from_raw_parts(start.add(before), length) };
-        Ok(Read { kind, holds, bytes, start })
+        // SAFETY: contiguous by the second mapping. Nobody writes to what is between head and tail before the head has moved past it, which only
+        // the holder of the lock of takers does.
+        let message = Incoming::parse(unsafe { std::slice::from_raw_parts(self.at(head), there) })?;
+        if message.length() <= there { Ok(message) } else { Err(Corrupt) }
     }
 
     /// Copies `length` bytes from `head` on. The caller has both locks.

@@ -1,0 +1,171 @@
+//! An arena from outside: what is refused, what comes back, what a death leaves.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use broody_os::fork::{self, Fork};
+use broody_os::sparse::SparseFile;
+use broody_os::{events, memory, pidfd, wait};
+use broody_shm::ArenaError;
+use broody_shm::arena::{Arena, Kind};
+use broody_shm::blob::Blob;
+use broody_shm::handle::Handle;
+use broody_shm::queue::{Limits, Message, Queue};
+use broody_shm::robust::guarded::Guarded;
+use broody_shm::robust::permits::Permits;
+use broody_shm::robust::semaphore::Semaphore;
+use broody_shm::sync::Deadline;
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(60))
+}
+
+/// Runs `work` in a fork that is killed there; gives back when its arena is repaired.
+fn killed_after(arena: &Arena, work: impl FnOnce()) {
+    // SAFETY: the child uses only what this test made, and is killed.
+    match unsafe { fork::fork() }.unwrap() {
+        Fork::Child => {
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            fork::kill_child(fork::pid(), 9).unwrap();
+            unreachable!("it was killed");
+        }
+        Fork::Parent(pid) => {
+            let pidfd = pidfd::PidFd::open(pid).unwrap();
+            events::poll(&[pidfd.as_fd()], None).unwrap();
+            assert!(arena.recover_process(pid, soon()));
+            wait::reap_pid(pid).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_is_no_arena_is_refused() {
+    let refused = |descriptor: OwnedFd| match Arena::open(descriptor) {
+        Err(ArenaError::Foreign { what }) => what,
+        other => panic!("{other:?}"),
+    };
+    let file: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
+    assert_eq!(refused(file), "size");
+    assert_eq!(refused(memory::create("test", 4096).unwrap()), "size");
+    let empty = SparseFile::create("test", 1 << 30).unwrap();
+    assert_eq!(refused(empty.as_fd().try_clone_to_owned().unwrap()), "magic");
+    // Something else of the right size, and an arena of another version.
+    let noise = SparseFile::create("test", 1 << 30).unwrap();
+    noise.reserve(0, 16384).unwrap();
+    let mapping = noise.map(0, 4096).unwrap();
+    // SAFETY: only this test has the page.
+    unsafe { mapping.as_ptr().write_bytes(0x5a, 4096) };
+    assert_eq!(refused(noise.as_fd().try_clone_to_owned().unwrap()), "magic");
+    let arena = Arena::create(7).unwrap();
+    let other = SparseFile::open(arena.descriptor().try_clone_to_owned().unwrap()).unwrap();
+    let mapping = other.map(0, 4096).unwrap();
+    // SAFETY: the version is the four bytes behind the magic.
+    unsafe { mapping.as_ptr().add(8).cast::<u32>().write(99) };
+    assert_eq!(refused(arena.descriptor().try_clone_to_owned().unwrap()), "version");
+}
+
+#[test]
+fn a_second_mapping_of_an_arena_is_the_same_arena() {
+    let arena = Arena::create(42).unwrap();
+    let lock = Handle::<Guarded>::new(arena, 0, 5).unwrap();
+    let sent = lock.held().send().unwrap();
+    let again = Arena::open(arena.descriptor().try_clone_to_owned().unwrap()).unwrap();
+    assert_eq!((again.id(), again.objects()), (42, 1));
+    let same = Handle::<Guarded>::from_held(again.receive(lock.held().name(), sent).unwrap()).unwrap();
+    lock.acquire(soon()).unwrap().unwrap();
+    assert!(same.is_locked());
+    assert_eq!(same.held().tag(), 5);
+}
+
+#[test]
+fn all_memory_comes_back() {
+    let arena = Arena::create(1).unwrap();
+    drop(Handle::<Guarded>::new(arena, 8, 0).unwrap());
+    let before = arena.allocated();
+    let locks: Vec<_> = (0..10_000).map(|_| Handle::<Guarded>::new(arena, 8, 0).unwrap()).collect();
+    let queues: Vec<_> =
+        (0..1_000).map(|_| Queue::new(arena, Limits::default(), 0, false).unwrap()).collect();
+    let mut buffer = Vec::new();
+    for queue in &queues {
+        queue.put(Message { bytes: &[1; 1000], holds: &[] }, soon()).unwrap();
+        queue.take(&mut buffer, soon()).unwrap();
+        queue.put(Message { bytes: &[2; 10], holds: &[] }, soon()).unwrap();
+    }
+    for lock in &locks {
+        lock.acquire(soon()).unwrap().unwrap();
+        assert!(lock.release().unwrap());
+    }
+    let blob = Blob::new(arena, 10 << 20, |place| place.fill(1)).unwrap();
+    assert_eq!(arena.objects(), 12_001);
+    assert!(arena.allocated() > before + (10 << 20));
+    drop((locks, queues, blob));
+    assert_eq!(arena.objects(), 0);
+    assert!(arena.allocated() <= before, "{} bytes are left of {before}", arena.allocated());
+    // And it goes on.
+    let lock = Handle::<Guarded>::new(arena, 8, 0).unwrap();
+    assert!(lock.acquire(soon()).unwrap().is_some());
+}
+
+#[test]
+fn what_a_killed_process_held_is_free_and_said_to_be() {
+    let arena = Arena::create(1).unwrap();
+    let (lock, recursive) =
+        (Handle::<Guarded>::new(arena, 8, 0).unwrap(), Handle::<Guarded>::new(arena, 0, 0).unwrap());
+    let (permits, semaphore) =
+        (Handle::<Permits>::new(arena, 3).unwrap(), Handle::<Semaphore>::new(arena, 3).unwrap());
+    killed_after(arena, || {
+        lock.acquire(soon()).unwrap().unwrap();
+        recursive.acquire_again(soon()).unwrap().unwrap();
+        recursive.acquire_again(soon()).unwrap().unwrap();
+        assert!(permits.acquire(soon()).unwrap() && permits.acquire(soon()).unwrap());
+        assert!(semaphore.acquire(soon()).unwrap());
+    });
+    assert!(lock.acquire(soon()).unwrap().unwrap().owner_died);
+    assert!(lock.release().unwrap());
+    assert!(!lock.acquire(soon()).unwrap().unwrap().owner_died, "only the next one is told");
+    assert!(recursive.acquire_again(soon()).unwrap().unwrap().owner_died);
+    assert_eq!(recursive.depth(), 1);
+    assert_eq!((permits.value(), semaphore.value()), (3, 2));
+}
+
+#[test]
+fn objects_of_a_killed_process_go_with_it() {
+    let arena = Arena::create(1).unwrap();
+    let queue = Queue::new(arena, Limits::default(), 0, false).unwrap();
+    queue.put(Message { bytes: b"warm", holds: &[] }, soon()).unwrap();
+    let before = (arena.objects(), arena.allocated());
+    killed_after(arena, || {
+        std::mem::forget(Blob::new(arena, 5 << 20, |place| place.fill(7)).unwrap());
+        std::mem::forget(arena.allocate(Kind::Memory, 1 << 20, 0).unwrap());
+        std::mem::forget(Queue::new(arena, Limits::default(), 0, false).unwrap());
+        // On its way to nobody.
+        let blob = Blob::new(arena, 2 << 20, |place| place.fill(7)).unwrap();
+        blob.held().send().unwrap();
+        // In a queue: this one stays.
+        queue.put(Message { bytes: &[3; 2 << 20], holds: &[] }, soon()).unwrap();
+    });
+    assert_eq!(arena.objects(), before.0 + 1);
+    let mut buffer = Vec::new();
+    queue.take(&mut buffer, soon()).unwrap();
+    let taken = queue.take(&mut buffer, soon()).unwrap();
+    assert!(
+        taken
+            .blob
+            .as_deref()
+            .is_some_and(|bytes| bytes.len() == 2 << 20 && bytes.iter().all(|byte| *byte == 3))
+    );
+    drop(taken);
+    assert_eq!(arena.objects(), before.0);
+    assert!(arena.allocated() <= before.1 + (64 << 10), "tables may have grown by some pages");
+}
+
+#[test]
+fn more_memory_than_there_is_is_an_error() {
+    let arena = Arena::create(1).unwrap();
+    let error = Blob::new(arena, 1 << 42, |_| {}).map(|_| ()).unwrap_err();
+    assert!(matches!(error, ArenaError::Os(_)), "{error}");
+    assert!(matches!(arena.allocate(Kind::Memory, u64::MAX / 2, 0), Err(ArenaError::TooLong { .. })));
+    assert!(arena.allocate(Kind::Memory, 1 << 44, 0).is_err());
+    assert_eq!(arena.objects(), 0);
+    assert!(Blob::new(arena, 1 << 20, |_| {}).is_ok());
+}
