@@ -1,5 +1,6 @@
 //! The promises, tested by making the fault for real and looking at /proc.
 
+mod full;
 mod host;
 mod processes;
 mod repeated;

@@ -11,7 +11,7 @@ const METHODS: [StartMethod; 3] = [StartMethod::Forkserver, StartMethod::Spawn, 
 /// A user that has no processes on any machine.
 const NOBODY: u32 = 2_000_000_123;
 
-fn set_limit(resource: libc::__rlimit_resource_t, limit: u64) {
+pub fn set_limit(resource: libc::__rlimit_resource_t, limit: u64) {
     // SAFETY: both structs are plain integers and live through the calls.
     unsafe {
         let mut now = std::mem::zeroed::<libc::rlimit>();

@@ -1,6 +1,7 @@
 //! Programs that the tests kill, and scenarios that need a process of their own. Each checks itself.
 
 mod family;
+mod full;
 mod hostile;
 mod limits;
 mod pools;
@@ -39,6 +40,10 @@ fn main() {
         ["descriptor-limit"] => limits::of_descriptors(),
         ["descriptor-limit-at-first"] => limits::of_descriptors_at_first(),
         ["without", call] => limits::without(call),
+        ["full", "address-space"] => full::address_space(),
+        ["full", "file-size"] => full::file_size(),
+        ["full", "cgroup"] => full::cgroup(),
+        ["full", "small-tmpfs"] => full::small_tmpfs(),
         ["executable", which] => wrong::executable(which),
         _ => panic!("no such scenario: {arguments:?}"),
     }

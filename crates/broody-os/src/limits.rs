@@ -62,12 +62,15 @@ fn tightest(
 /// Less than this is asked for without a look at what there is, in bytes.
 const WORTH_A_LOOK: u64 = 1 << 20;
 
+/// Left to everybody else in the machine or cgroup, in bytes.
+const SPARE: u64 = 4 << 20;
+
 /// Refuses what the machine, or this process's cgroup, has no memory for.
 ///
 /// Without this look, memory that is not there would wake the kernel's OOM killer instead of being an error. It is a look and no
 /// reservation: others may take the memory just after it.
 pub(crate) fn check_memory(length: u64) -> Result<()> {
-    if length >= WORTH_A_LOOK && available_memory().is_some_and(|available| available < length) {
+    if length >= WORTH_A_LOOK && available_memory().is_some_and(|available| available < length + SPARE) {
         return Err(Error::new("fallocate", rustix::io::Errno::NOMEM));
     }
     Ok(())

@@ -180,3 +180,73 @@ impl<W: Word> LockWord<W> {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::UnsafeCell;
+
+    use super::*;
+
+    /// Sleeps by giving way: for threads of one process, also under Miri.
+    struct GiveWay;
+
+    impl Parking for GiveWay {
+        fn sleep(&self, _: &AtomicU32, _: u32, deadline: Deadline) -> Slept {
+            std::thread::yield_now();
+            if deadline.is_over() { Slept::TimedOut } else { Slept::Perhaps }
+        }
+
+        fn wake(&self, _: &AtomicU32, _: u32) {}
+
+        fn spin(&self, _: u32) -> bool {
+            false
+        }
+
+        fn bury(&self, _: Owner) {}
+
+        fn note_rescue(&self) {}
+    }
+
+    struct Guarded(UnsafeCell<u64>);
+
+    // SAFETY: used under the lock only, which is what is tested (by Miri, which sees a race).
+    unsafe impl Sync for Guarded {}
+
+    #[test]
+    fn threads_exclude_each_other() {
+        const EACH: u64 = 100;
+        let (lock, guarded) = (LockWord::<AtomicU32>::default(), Guarded(UnsafeCell::new(0)));
+        std::thread::scope(|scope| {
+            for number in 0..3 {
+                let (lock, guarded) = (&lock, &guarded);
+                scope.spawn(move || {
+                    let me = Owner::new(number, 1);
+                    for _ in 0..EACH {
+                        lock.acquire(me, &GiveWay, Deadline::Never).unwrap();
+                        // SAFETY: under the lock.
+                        unsafe { *guarded.0.get() += 1 };
+                        assert!(lock.release(me, &GiveWay));
+                    }
+                });
+            }
+        });
+        assert_eq!(guarded.0.into_inner(), 3 * EACH);
+        assert_eq!(lock.holder(), None);
+    }
+
+    #[test]
+    fn the_word_says_who_holds_it_and_who_died() {
+        let lock = LockWord::<AtomicU32>::default();
+        let (first, second) = (Owner::new(0, 1), Owner::new(1, 1));
+        assert_eq!(lock.try_acquire(first), Some(Acquired { owner_died: false }));
+        assert_eq!(lock.try_acquire(second), None);
+        assert_eq!(lock.acquire(second, &GiveWay, Deadline::Now), Err(TimedOut));
+        assert!(!lock.release(second, &GiveWay), "it is the other one's");
+        assert!(!lock.repair(second));
+        assert!(lock.repair(first));
+        assert_eq!(lock.acquire(second, &GiveWay, Deadline::Now), Ok(Acquired { owner_died: true }));
+        assert!(lock.release_for_anybody(&GiveWay));
+        assert!(!lock.release_for_anybody(&GiveWay));
+        assert_eq!(lock.try_acquire(first), Some(Acquired { owner_died: false }));
+    }
+}
