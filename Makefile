@@ -1,5 +1,5 @@
 # The verbs of this project. CI calls the same.
-.PHONY: demo test bench lint docs
+.PHONY: demo test test-full bench lint docs miri fuzz
 
 CARGO ?= cargo
 # A real tree of text files that every Debian and Ubuntu machine has.
@@ -15,6 +15,19 @@ demo:
 
 test:
 	$(CARGO) test
+
+# Kills after every instruction, and ten minutes of chaos.
+test-full:
+	$(CARGO) test
+	BROODY_STEPS=all BROODY_CHAOS_SECONDS=600 $(CARGO) test --release --package broody-tests --test step --test chaos
+
+# The protocols and parsers that need no kernel.
+miri:
+	PROPTEST_CASES=8 MIRIFLAGS=-Zmiri-disable-isolation $(CARGO) +nightly miri test --package broody-shm --lib -- \
+		queue:: owner::tests lease::tests arena::layout robust::lock
+
+fuzz:
+	$(CARGO) +nightly fuzz run frame -- -max_total_time=60
 
 # Figures beside those of the peers; several minutes.
 bench:
