@@ -21,6 +21,7 @@ impl Owner {
     pub(crate) const MASK: u32 = (1 << (SLOT_BITS + GENERATION_BITS)) - 1;
 
     /// The owner of `slot` in its `generation`, which wraps.
+    #[inline]
     pub(crate) fn new(slot: u32, generation: u32) -> Self {
         let generation = generation % (1 << GENERATION_BITS);
         let raw = (generation << SLOT_BITS) | (slot + 1);
@@ -28,16 +29,19 @@ impl Owner {
     }
 
     /// The owner in a word, whose other bits are ignored; `None` when nobody is in it.
+    #[inline]
     pub(crate) fn in_word(word: u32) -> Option<Self> {
         NonZeroU32::new(word & Self::MASK).filter(|raw| raw.get() & SLOTS != 0).map(Self)
     }
 
     /// As it is written into a word.
+    #[inline]
     pub(crate) fn bits(self) -> u32 {
         self.0.get()
     }
 
     /// The slot's number.
+    #[inline]
     pub(crate) fn slot(self) -> u32 {
         (self.0.get() & SLOTS) - 1
     }

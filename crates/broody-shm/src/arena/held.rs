@@ -39,7 +39,12 @@ impl Arena {
     /// The calling process, as an owner. Claims a slot the first time.
     #[inline]
     pub(crate) fn me(&self) -> Result<Owner, ArenaError> {
-        self.local().map(|local| local.owner)
+        // Relaxed: both halves are of one store, and an owner is all that is wanted.
+        let me = self.me.load(Ordering::Relaxed);
+        match Owner::in_word(me as u32) {
+            Some(owner) if (me >> 32) as u32 == forks() => Ok(owner),
+            _ => self.local().map(|local| local.owner),
+        }
     }
 
     #[inline]
@@ -65,7 +70,10 @@ impl Arena {
         let made = Box::leak(Box::new(Local { forks: forks(), owner, registry: Mutex::default() }));
         // The one that is replaced is the parent's, whose locks its threads may hold: it stays as it is.
         match self.local.compare_exchange(before, made, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => Ok(made),
+            Ok(_) => {
+                self.me.store((u64::from(made.forks) << 32) | u64::from(owner.bits()), Ordering::Relaxed);
+                Ok(made)
+            }
             Err(theirs) => {
                 // Another thread was faster: nobody has seen this slot.
                 self.free_slot(owner);
@@ -291,6 +299,7 @@ impl Held {
     }
 
     /// The arena.
+    #[inline]
     pub fn arena(&self) -> &'static Arena {
         self.arena
     }
@@ -301,6 +310,7 @@ impl Held {
     }
 
     /// Which it is.
+    #[inline]
     pub fn name(&self) -> Name {
         self.name
     }
@@ -311,6 +321,7 @@ impl Held {
     }
 
     /// Its memory.
+    #[inline]
     pub fn body(&self) -> &Body {
         &self.body
     }
@@ -482,10 +493,10 @@ impl Body {
         self.length
     }
 
-    /// The words that a body begins with.
+    /// The words that a body begins with. Whoever made the handle has seen that it is as long.
     #[inline]
     pub(crate) fn get<T: Words>(&self) -> &T {
-        assert!(size_of::<T>() as u64 <= self.length, "an object is as long as its words");
+        debug_assert!(size_of::<T>() as u64 <= self.length, "an object is as long as its words");
         debug_assert!(self.start.addr().get().is_multiple_of(align_of::<T>()));
         // SAFETY: long enough, aligned (places are aligned to their size, of which words' alignment is at most), and made of atomics.
         unsafe { self.start.cast::<T>().as_ref() }

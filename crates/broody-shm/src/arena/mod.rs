@@ -50,7 +50,7 @@ pub(crate) const MOST_HOLDS: u32 = HOLD_TABLE.most;
 
 use crate::ArenaError;
 use crate::owner::Owner;
-use crate::sync::{AtomicU32, BOUND, Deadline, Ordering, Parking};
+use crate::sync::{AtomicU32, AtomicU64, BOUND, Deadline, Ordering, Parking};
 
 /// The shared memory of a program, as this process has it mapped.
 #[derive(Debug)]
@@ -61,6 +61,8 @@ pub struct Arena {
     mapping_windows: Mutex<()>,
     /// What of the arena is this process's own; another one after a fork.
     local: AtomicPtr<held::Local>,
+    /// The owner in it, and its number of forks above: what every operation looks at.
+    me: AtomicU64,
     spins: AtomicBool,
 }
 
@@ -74,7 +76,7 @@ extern "C" fn after_fork_in_child() {
 
 /// How many forks this process is away from the first one.
 #[inline]
-pub(crate) fn forks() -> u32 {
+pub fn forks() -> u32 {
     FORKS.load(Ordering::Relaxed)
 }
 
@@ -141,6 +143,7 @@ impl Arena {
             windows: [const { AtomicPtr::new(std::ptr::null_mut()) }; WINDOWS],
             mapping_windows: Mutex::new(()),
             local: AtomicPtr::new(std::ptr::null_mut()),
+            me: AtomicU64::new(0),
             spins: AtomicBool::new(limits::cpu_count() > 1),
         })))
     }

@@ -59,6 +59,16 @@ impl Arena {
             return;
         }
         let body = super::Body::new(body, object.length.load(Ordering::Relaxed));
+        let least = match kind {
+            Kind::Lock => size_of::<robust::guarded::Guarded>(),
+            Kind::Permits => size_of::<robust::permits::Permits>(),
+            Kind::Barrier => size_of::<robust::barrier::Barrier>(),
+            Kind::Queue => size_of::<queue::Control>(),
+            _ => 0,
+        };
+        if body.length() < least as u64 {
+            return;
+        }
         match kind {
             Kind::Lock => body.get::<robust::guarded::Guarded>().repair(dead),
             Kind::Permits => body.get::<robust::permits::Permits>().repair(&body, dead),

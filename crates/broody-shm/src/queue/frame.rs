@@ -86,6 +86,20 @@ impl<'a> Outgoing<'a> {
     }
 }
 
+/// The length in a ring of a message that is nothing but these bytes.
+#[inline]
+pub(super) fn short_length(bytes: &[u8]) -> usize {
+    (HEADER + bytes.len()).next_multiple_of(UNIT as usize)
+}
+
+/// Writes such a message.
+#[inline]
+pub(super) fn write_short(bytes: &[u8], place: &mut [u8]) {
+    let (header, rest) = place.split_at_mut(HEADER);
+    header.copy_from_slice(&(bytes.len() as u64 | (u64::from(INLINE) << 56)).to_le_bytes());
+    rest[..bytes.len()].copy_from_slice(bytes);
+}
+
 /// A message as it was found.
 #[derive(Debug, Clone, Copy)]
 pub struct Incoming<'a> {
@@ -123,7 +137,14 @@ impl<'a> Incoming<'a> {
         })
     }
 
+    /// Whether it is nothing but its bytes.
+    #[inline]
+    pub(super) fn is_plain(&self) -> bool {
+        !self.is_apart && self.holds.is_empty()
+    }
+
     /// What the message says.
+    #[inline]
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
@@ -165,6 +186,11 @@ mod tests {
             }
             let mut place = vec![0xee; message.length() + 8];
             message.write(&mut place);
+            if apart.is_none() && holds.is_empty() {
+                let mut short = vec![0xee; short_length(&bytes) + 8];
+                write_short(&bytes, &mut short);
+                prop_assert_eq!(&short, &place);
+            }
             let read = Incoming::parse(&place).unwrap();
             prop_assert_eq!(read.length(), message.length());
             prop_assert_eq!(read.holds().collect::<Vec<_>>(), message.holds().collect::<Vec<_>>());

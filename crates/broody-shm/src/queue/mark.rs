@@ -26,16 +26,19 @@ pub(super) struct Mark(pub(super) u64);
 
 impl Mark {
     /// The position, which names the message that begins here.
+    #[inline]
     pub(super) fn position(self) -> u64 {
         self.0 & POSITIONS
     }
 
     /// Where this is in a ring of `capacity` bytes, a power of two.
+    #[inline]
     pub(super) fn offset(self, capacity: usize) -> usize {
         ((self.position() * UNIT) & (capacity as u64 - 1)) as usize
     }
 
     /// The mark `bytes` (a multiple of the unit) and one message further.
+    #[inline]
     pub(super) fn after(self, bytes: usize) -> Self {
         let position = (self.position() + bytes as u64 / UNIT) & POSITIONS;
         let count = ((self.0 >> POSITION_BITS) + 1) & COUNTS;
@@ -43,16 +46,19 @@ impl Mark {
     }
 
     /// How many bytes lie between this and a later mark.
+    #[inline]
     pub(super) fn bytes_to(self, later: Self) -> usize {
         ((later.position().wrapping_sub(self.position()) & POSITIONS) * UNIT) as usize
     }
 
     /// How many messages lie between this and a later mark.
+    #[inline]
     pub(super) fn messages_to(self, later: Self) -> u32 {
         ((later.0 >> POSITION_BITS).wrapping_sub(self.0 >> POSITION_BITS) & COUNTS) as u32
     }
 
     /// Whether the message at `position` lies between this and a later mark.
+    #[inline]
     pub(super) fn reaches(self, later: Self, position: u64) -> bool {
         let distance = |to: u64| to.wrapping_sub(self.position()) & POSITIONS;
         distance(position) < distance(later.position())

@@ -31,6 +31,7 @@
 //! * of who lets the ring grow: before the store of `ring`, the new ring goes with its hold; after it, the old one goes, of which it has a
 //!   hold, too.
 
+mod fast;
 pub mod frame;
 mod mark;
 mod ring;
@@ -147,12 +148,12 @@ pub enum QueueError {
 }
 
 /// A message that was taken.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Taken {
     /// The bytes, where they were too long for the ring; else they are in the caller's buffer.
     pub blob: Option<Blob>,
-    /// The holds of objects that the message refers to: now this process's.
-    pub holds: Transit,
+    /// The holds of objects that the message refers to, if there are any: now this process's.
+    pub holds: Option<Transit>,
 }
 
 /// A message to be put.
@@ -198,7 +199,8 @@ impl Queue {
 
     /// The queue behind a handle; `None` when it is something else.
     pub fn from_held(held: Arc<Held>) -> Option<Self> {
-        (held.kind() == Kind::Queue).then(|| Self { held, tx: Side::default(), rx: Side::default() })
+        let fits = held.kind() == Kind::Queue && held.body().length() >= size_of::<Control>() as u64;
+        fits.then(|| Self { held, tx: Side::default(), rx: Side::default() })
     }
 
     /// The handle.
@@ -222,7 +224,11 @@ impl Queue {
     /// [`TimedOut`](QueueError::TimedOut) when there was no room before `deadline`, [`Closed`](QueueError::Closed),
     /// [`TooLong`](QueueError::TooLong), and [`Arena`](QueueError::Arena) without memory. Then the queue is as it was, and the holds are the
     /// caller's.
+    #[inline]
     pub fn put(&self, message: Message<'_>, deadline: Deadline) -> Result<(), QueueError> {
+        if message.holds.is_empty() && self.put_short(message.bytes) {
+            return Ok(());
+        }
         self.put_many(&[message], deadline).map(|_| ())
     }
 
@@ -447,12 +453,38 @@ impl Queue {
     /// [`TimedOut`](QueueError::TimedOut) when there was none before `deadline`; [`Closed`](QueueError::Closed) when there is none and there will
     /// be none.
     pub fn take(&self, buffer: &mut Vec<u8>, deadline: Deadline) -> Result<Taken, QueueError> {
+        let short = self.take_short(|bytes| {
+            buffer.clear();
+            buffer.extend_from_slice(bytes);
+        });
+        if short.is_ok() {
+            return Ok(Taken::default());
+        }
         let mut taken = None;
         self.take_many(1, deadline, |bytes, message| {
             buffer.clear();
             buffer.extend_from_slice(bytes);
             taken = Some(message);
         })?;
+        taken.ok_or(QueueError::TimedOut)
+    }
+
+    /// As [`take`](Self::take): `each` makes something of the bytes, of which there are none where they come as a blob. Objects that the message
+    /// refers to are let go of.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    #[inline]
+    pub fn take_as<R>(
+        &self,
+        deadline: Deadline,
+        each: impl Fn(&[u8]) -> R,
+    ) -> Result<(R, Option<Blob>), QueueError> {
+        if let Ok(made) = self.take_short(&each) {
+            return Ok((made, None));
+        }
+        let mut taken = None;
+        self.take_many(1, deadline, |bytes, message| taken = Some((each(bytes), message.blob)))?;
         taken.ok_or(QueueError::TimedOut)
     }
 
@@ -526,7 +558,6 @@ impl Queue {
             }
             let Some(ring) = self.rx.ring(&self.held, me)? else { return Err(Corrupt.into()) };
             let read = ring.read(head, tail)?;
-            let mut holds = Transit::new(arena);
             for hold in read.holds() {
                 if hold.index >= crate::arena::MOST_HOLDS {
                     return Err(Corrupt.into());
@@ -540,7 +571,7 @@ impl Queue {
             }
             let taken_holds: Vec<HoldId> = read.holds().collect();
             if blob.is_none() && taken_holds.is_empty() {
-                each(read.bytes(), Taken { blob: None, holds });
+                each(read.bytes(), Taken::default());
                 // Release: this taker has read it. The one store that takes it.
                 control.rx.0.mark.store(head.after(read.length()).0, Ordering::Release);
                 self.noted_taken();
@@ -548,6 +579,7 @@ impl Queue {
                 let bytes = if blob.is_some() { Vec::new() } else { read.bytes().to_vec() };
                 control.rx.0.mark.store(head.after(read.length()).0, Ordering::Release);
                 self.noted_taken();
+                let mut holds = Transit::new(arena);
                 for hold in taken_holds {
                     arena.hold(hold.index).queue.store(0, Ordering::Relaxed);
                     holds.push(hold);
@@ -559,7 +591,7 @@ impl Queue {
                         Some(Blob::from_held(held).ok_or(Corrupt)?)
                     }
                 };
-                each(&bytes, Taken { blob, holds });
+                each(&bytes, Taken { blob, holds: Some(holds) });
             }
             count += 1;
         }
@@ -661,10 +693,12 @@ impl Control {
 /// What the arena has to know of queues.
 impl Arena {
     fn queue_control(&self, index: u32) -> Option<&Control> {
-        self.body_of(index, Kind::Queue).map(|body| {
-            // SAFETY: small bodies stay mapped for good.
-            unsafe { body.as_ptr().cast::<Control>().as_ref() }
-        })
+        self.body_of(index, Kind::Queue).filter(|body| body.length() >= size_of::<Control>() as u64).map(
+            |body| {
+                // SAFETY: small bodies stay mapped for good.
+                unsafe { body.as_ptr().cast::<Control>().as_ref() }
+            },
+        )
     }
 
     /// The number of a queue's ring.

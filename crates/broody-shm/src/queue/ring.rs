@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use broody_os::memory::{Mapping, page_size};
 
-use super::frame::{Incoming, Outgoing};
+use super::frame::{self, Incoming, Outgoing};
 use super::mark::Mark;
 use crate::arena::{Arena, Held};
 use crate::owner::Owner;
@@ -64,6 +64,7 @@ impl Ring {
         self.capacity
     }
 
+    #[inline]
     fn at(&self, mark: Mark) -> *mut u8 {
         self.start.as_ptr().wrapping_add(mark.offset(self.capacity))
     }
@@ -75,6 +76,15 @@ impl Ring {
         assert!(length <= self.capacity, "a message that is written has room");
         // SAFETY: from `tail` on, so many bytes are free, contiguous by the second mapping, and belong to whoever has the lock of putters.
         message.write(unsafe { std::slice::from_raw_parts_mut(self.at(tail), length) });
+    }
+
+    /// As [`write`](Self::write), for a message that is nothing but these bytes.
+    #[inline]
+    pub(super) fn write_short(&self, tail: Mark, bytes: &[u8]) {
+        let length = frame::short_length(bytes);
+        assert!(length <= self.capacity, "a message that is written has room");
+        // SAFETY: as in `write`.
+        frame::write_short(bytes, unsafe { std::slice::from_raw_parts_mut(self.at(tail), length) });
     }
 
     /// Looks at the message at `head`. The caller has the lock of takers, or the queue for itself.
@@ -116,6 +126,16 @@ struct View {
 }
 
 impl Side {
+    /// The ring that the queue has now, if this process has it mapped already.
+    #[inline]
+    pub(super) fn current(&self, control: &super::Control, me: Owner) -> Option<&Ring> {
+        // Acquire: the copy in a new ring. It changes only under both locks.
+        let word = control.fixed.0.ring.load(super::Ordering::Acquire);
+        // SAFETY: the caller has this side's lock.
+        let view = unsafe { &*self.0.get() };
+        view.ring.as_ref().filter(|_| view.word == word && view.owner == Some(me))
+    }
+
     /// The ring that the queue has now; `None` when it has none yet.
     #[inline]
     pub(super) fn ring(&self, queue: &Held, me: Owner) -> Result<Option<&Ring>, ArenaError> {

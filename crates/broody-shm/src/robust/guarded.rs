@@ -10,7 +10,7 @@
 use std::ptr::NonNull;
 
 use crate::ArenaError;
-use crate::arena::{Arena, Kind, Words};
+use crate::arena::{Arena, Kind, Words, forks};
 use crate::handle::{Handle, Primitive};
 use crate::owner::Owner;
 use crate::robust::lock::{Acquired, LockWord};
@@ -109,6 +109,13 @@ impl Primitive for Guarded {
     const KIND: Kind = Kind::Lock;
 }
 
+/// A lock that is held, by this process.
+#[derive(Debug, Clone, Copy)]
+pub struct Held {
+    me: Owner,
+    forks: u32,
+}
+
 /// The most bytes that lie with their lock: longer ones are memory of their own.
 pub const MOST_BYTES: usize = 1024;
 
@@ -144,6 +151,25 @@ impl Handle<Guarded> {
     pub fn acquire(&self, deadline: Deadline) -> Result<Option<Acquired>, ArenaError> {
         let (words, me, arena) = self.enter()?;
         Ok(words.word.acquire(me, arena, deadline).ok())
+    }
+
+    /// Takes the lock, waiting for it until `deadline`; `None` when the time was over. Also gives what gives it back.
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    #[inline]
+    pub fn hold(&self, deadline: Deadline) -> Result<Option<(Acquired, Held)>, ArenaError> {
+        let (words, me, arena) = self.enter()?;
+        let acquired = words.word.acquire(me, arena, deadline).ok();
+        Ok(acquired.map(|acquired| (acquired, Held { me, forks: forks() })))
+    }
+
+    /// Gives back what [`hold`](Self::hold) has taken; in a fork, where it is not held, nothing.
+    #[inline]
+    pub fn let_go(&self, held: Held) {
+        if held.forks == forks() {
+            self.words().word.release(held.me, self.held().arena());
+        }
     }
 
     /// Gives the lock back. `false` when this process does not hold it.

@@ -12,12 +12,12 @@
 //!
 //! * **acquire**: from free to held by one compare-and-swap. Who finds it held sets WAITERS and sleeps on the word; having slept, it takes
 //!   the lock together with WAITERS, since it cannot know whether it was the only sleeper.
-//! * **release**: one swap with 0; if WAITERS was set, one sleeper is woken.
+//! * **release**: from held to free by one compare-and-swap, or, if WAITERS was set, by one swap, and one sleeper is woken.
 //!
 //! # What a SIGKILL leaves
 //!
 //! The change of state and the change of owner are one store, so that the word always says the truth:
-//! * before the swap of `release`: held by the dead. [`repair`](LockWord::repair) makes it OWNER_DIED.
+//! * before the store of `release`: held by the dead. [`repair`](LockWord::repair) makes it OWNER_DIED.
 //! * after it, before the wake: free, with sleepers. The broadcast that follows every repair wakes them.
 //! * woken, before its compare-and-swap: free, with other sleepers; the broadcast again.
 //! * with WAITERS set and not asleep yet: one wake too many, later.
@@ -44,14 +44,21 @@ impl<W: Word> LockWord<W> {
     /// Takes the lock if it is free.
     #[inline]
     pub fn try_acquire(&self, me: Owner) -> Option<Acquired> {
-        // Acquire: what the last holder wrote is seen. Pairs with the release in `release`.
-        if self.0.compare_exchange(0, me.bits(), Ordering::Acquire, Ordering::Relaxed).is_ok() {
+        if self.try_take(me) {
             return Some(Acquired { owner_died: false });
         }
         self.try_acquire_with(me, 0)
     }
 
+    /// Takes the lock if it is free and there is nothing to say about it.
+    #[inline]
+    pub(crate) fn try_take(&self, me: Owner) -> bool {
+        // Acquire: what the last holder wrote is seen. Pairs with the release in `release`.
+        self.0.compare_exchange(0, me.bits(), Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
     /// As `try_acquire`, leaving `flags` in the word.
+    #[cold]
     fn try_acquire_with(&self, me: Owner, flags: u32) -> Option<Acquired> {
         let mut word = self.0.load(Ordering::Relaxed);
         while Owner::in_word(word).is_none() {
@@ -125,11 +132,24 @@ impl<W: Word> LockWord<W> {
     /// Gives the lock back. `false` when `me` does not hold it; then nothing has happened.
     #[inline]
     pub fn release(&self, me: Owner, parking: &impl Parking<W>) -> bool {
-        // Relaxed: only this owner itself could have put itself there.
-        if Owner::in_word(self.0.load(Ordering::Relaxed)) != Some(me) {
+        // Release: what was done under the lock is seen by the next holder.
+        match self.0.compare_exchange(me.bits(), 0, Ordering::Release, Ordering::Relaxed) {
+            Ok(_) => true,
+            Err(word) => self.release_to_sleepers(word, me, parking),
+        }
+    }
+
+    #[cold]
+    fn release_to_sleepers(&self, word: u32, me: Owner, parking: &impl Parking<W>) -> bool {
+        // Only this owner itself could have put itself there, or take itself away.
+        if Owner::in_word(word) != Some(me) {
             return false;
         }
-        self.release_held(parking);
+        // Release: as above.
+        let before = self.0.swap(0, Ordering::Release);
+        if before & WAITERS != 0 {
+            parking.wake(&self.0, 1);
+        }
         true
     }
 
@@ -151,16 +171,8 @@ impl<W: Word> LockWord<W> {
         false
     }
 
-    #[inline]
-    fn release_held(&self, parking: &impl Parking<W>) {
-        // Release: what was done under the lock is seen by the next holder.
-        let before = self.0.swap(0, Ordering::Release);
-        if before & WAITERS != 0 {
-            parking.wake(&self.0, 1);
-        }
-    }
-
     /// Who holds it.
+    #[inline]
     pub fn holder(&self) -> Option<Owner> {
         Owner::in_word(self.0.load(Ordering::Relaxed))
     }

@@ -32,14 +32,29 @@ pub struct Bytes(Repr);
 
 #[derive(Debug)]
 enum Repr {
+    /// So many bytes.
+    Short([u8; SHORT], u8),
     Copied(Vec<u8>),
     Shared(Blob),
 }
 
+/// A message of so few bytes needs no memory of its own.
+const SHORT: usize = 38;
+
 impl Bytes {
+    fn copied(bytes: &[u8]) -> Self {
+        if bytes.len() > SHORT {
+            return Self(Repr::Copied(bytes.to_vec()));
+        }
+        let mut short = [0; SHORT];
+        short[..bytes.len()].copy_from_slice(bytes);
+        Self(Repr::Short(short, bytes.len() as u8))
+    }
+
     /// The bytes as a vector of their own.
     pub fn into_vec(self) -> Vec<u8> {
         match self.0 {
+            Repr::Short(bytes, length) => bytes[..length.into()].to_vec(),
             Repr::Copied(bytes) => bytes,
             Repr::Shared(blob) => blob.to_vec(),
         }
@@ -51,6 +66,7 @@ impl std::ops::Deref for Bytes {
 
     fn deref(&self) -> &[u8] {
         match &self.0 {
+            Repr::Short(bytes, length) => &bytes[..(*length).into()],
             Repr::Copied(bytes) => bytes,
             Repr::Shared(blob) => blob,
         }
@@ -99,12 +115,13 @@ impl BytesQueue {
     /// # Errors
     /// [`TimedOut`](Error::TimedOut) when there was none in time; [`Closed`](Error::Closed) when there is none and will be none.
     pub fn get(&self, limit: Option<Duration>) -> Result<Bytes> {
-        let mut buffer = Vec::new();
-        let taken = self.take(&mut buffer, deadline(limit))?;
-        Ok(Bytes(match taken.blob {
-            Some(blob) => Repr::Shared(Blob::from_shared(blob)),
-            None => Repr::Copied(buffer),
-        }))
+        let taken = self.0.take_as(deadline(limit), Bytes::copied);
+        self.0.after_take();
+        let taken = taken.map_err(|error| explain(error, "a message in the queue"))?;
+        Ok(match taken {
+            (_, Some(blob)) => Bytes(Repr::Shared(Blob::from_shared(blob))),
+            (bytes, None) => bytes,
+        })
     }
 
     pub(super) fn take(&self, buffer: &mut Vec<u8>, deadline: Deadline) -> Result<Taken> {

@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use broody_shm::handle::Handle;
-use broody_shm::robust::guarded::Guarded;
+use broody_shm::robust::guarded::{Guarded, Held};
 use broody_shm::robust::lock::Acquired;
 use broody_shm::sync::Deadline;
 use bytemuck::Pod;
@@ -120,6 +120,7 @@ impl<T: Pod> Lock<T> {
     ///
     /// # Errors
     /// [`LockError::OwnerDied`], with the guard, when the holder before was ended while it held the lock.
+    #[inline]
     pub fn lock(&self) -> Result<LockGuard<'_, T>, LockError<LockGuard<'_, T>>> {
         self.lock_until(Deadline::Never)
     }
@@ -142,11 +143,11 @@ impl<T: Pod> Lock<T> {
 
     #[inline]
     fn lock_until(&self, deadline: Deadline) -> Result<LockGuard<'_, T>, LockError<LockGuard<'_, T>>> {
-        let guard = |acquired: Acquired| {
-            let guard = LockGuard { lock: self, not_send: PhantomData };
+        let guard = |(acquired, held): (Acquired, Held)| {
+            let guard = LockGuard { lock: self, held, not_send: PhantomData };
             if acquired.owner_died { Err(LockError::OwnerDied(guard)) } else { Ok(guard) }
         };
-        match self.guardian.lock().acquire(deadline) {
+        match self.guardian.lock().hold(deadline) {
             Ok(Some(acquired)) => guard(acquired),
             Ok(None) => Err(LockError::TimedOut),
             Err(error) => Err(LockError::Failed(error.into())),
@@ -165,6 +166,7 @@ impl<T: Pod> Lock<T> {
 #[must_use = "the lock is given back when this is dropped"]
 pub struct LockGuard<'a, T: Pod> {
     lock: &'a Lock<T>,
+    held: Held,
     /// Only the thread that has it gives it back.
     not_send: PhantomData<*const ()>,
 }
@@ -195,8 +197,7 @@ impl<T: Pod> DerefMut for LockGuard<'_, T> {
 impl<T: Pod> Drop for LockGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        // `false`, or an error, in a fork: there it is not held.
-        let _ = self.lock.guardian.lock().release();
+        self.lock.guardian.lock().let_go(self.held);
     }
 }
 
