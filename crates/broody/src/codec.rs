@@ -41,6 +41,12 @@ pub(crate) fn encode_into<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Resu
     })
 }
 
+/// Encodes `value` into `place`, if there is room enough and it has an encoding.
+#[inline]
+pub(crate) fn encode_to<'a, T: Serialize>(value: &T, place: &'a mut [u8]) -> Option<&'a [u8]> {
+    postcard::to_slice(value, place).ok().map(|bytes| &*bytes)
+}
+
 /// Encodes `value`.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
     let mut buffer = Vec::new();

@@ -60,17 +60,17 @@ impl Queue {
         true
     }
 
-    /// Takes a message, if there is one and it can be done the short way: `each` gets its bytes. Otherwise gives `each` back.
+    /// Takes a message, if there is one and it can be done the short way. `each` gets its bytes, and leaves the message where it is if it gives `None`.
     #[inline]
-    pub(super) fn take_short<R, F: FnOnce(&[u8]) -> R>(&self, each: F) -> Result<R, F> {
+    pub fn take_short<R>(&self, each: impl FnOnce(&[u8]) -> Option<R>) -> Option<R> {
         let control = self.control();
-        let Ok(me) = self.held.owner() else { return Err(each) };
+        let me = self.held.owner().ok()?;
         if !control.rx.0.lock.try_take(me) {
-            return Err(each);
+            return None;
         }
         let taken = self.take_short_locked(control, me, each);
         control.rx.0.lock.release(me, self.arena());
-        if taken.is_ok() {
+        if taken.is_some() {
             <AtomicU32 as Word>::fence_after_exchange();
             self.announce_room(1);
         }
@@ -78,12 +78,12 @@ impl Queue {
     }
 
     #[inline]
-    fn take_short_locked<R, F: FnOnce(&[u8]) -> R>(
+    fn take_short_locked<R>(
         &self,
         control: &Control,
         me: Owner,
-        each: F,
-    ) -> Result<R, F> {
+        each: impl FnOnce(&[u8]) -> Option<R>,
+    ) -> Option<R> {
         let head = Mark(control.rx.0.mark.load(Ordering::Relaxed));
         let mut tail = Mark(control.rx.0.seen.load(Ordering::Relaxed));
         if head == tail {
@@ -92,16 +92,13 @@ impl Queue {
             control.rx.0.seen.store(tail.0, Ordering::Relaxed);
         }
         if head == tail || control.fixed.0.counts_tasks.load(Ordering::Relaxed) != 0 {
-            return Err(each);
+            return None;
         }
-        let Some(ring) = self.rx.current(control, me) else { return Err(each) };
-        let message = match ring.read(head, tail) {
-            Ok(message) if Incoming::is_plain(&message) => message,
-            _ => return Err(each),
-        };
-        let result = each(message.bytes());
+        let ring = self.rx.current(control, me)?;
+        let message = ring.read(head, tail).ok().filter(Incoming::is_plain)?;
+        let result = each(message.bytes())?;
         // Release: this taker has read it. The one store that takes it.
         control.rx.0.mark.store(head.after(message.length()).0, Ordering::Release);
-        Ok(result)
+        Some(result)
     }
 }

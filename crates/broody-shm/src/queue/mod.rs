@@ -456,8 +456,9 @@ impl Queue {
         let short = self.take_short(|bytes| {
             buffer.clear();
             buffer.extend_from_slice(bytes);
+            Some(())
         });
-        if short.is_ok() {
+        if short.is_some() {
             return Ok(Taken::default());
         }
         let mut taken = None;
@@ -480,7 +481,7 @@ impl Queue {
         deadline: Deadline,
         each: impl Fn(&[u8]) -> R,
     ) -> Result<(R, Option<Blob>), QueueError> {
-        if let Ok(made) = self.take_short(&each) {
+        if let Some(made) = self.take_short(|bytes| Some(each(bytes))) {
             return Ok((made, None));
         }
         let mut taken = None;

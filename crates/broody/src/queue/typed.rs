@@ -99,6 +99,9 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Messages of so few bytes are encoded and decoded on the stack.
+const SHORT: usize = 128;
+
 /// A buffer that has grown larger than this is not kept, in bytes.
 const KEPT: usize = 64 * 1024;
 
@@ -200,6 +203,19 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
     }
 
     fn put_until(&self, value: &T, deadline: Deadline) -> Result<()> {
+        let mut place = [0; SHORT];
+        let (encoded, outgoing) = handle::collect(|| codec::encode_to(value, &mut place));
+        let Some(bytes) = encoded else {
+            drop(outgoing);
+            return self.put_long(value, deadline);
+        };
+        self.bytes.put_message(Message { bytes, holds: outgoing.holds() }, deadline)?;
+        outgoing.hand_over();
+        Ok(())
+    }
+
+    /// Puts what is too long to be encoded on the stack, or has no encoding.
+    fn put_long(&self, value: &T, deadline: Deadline) -> Result<()> {
         with_buffer(|buffer| {
             let outgoing = encode(value, buffer)?;
             self.bytes.put_message(Message { bytes: buffer, holds: outgoing.holds() }, deadline)?;
@@ -272,6 +288,25 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
     }
 
     pub(super) fn get_until(&self, deadline: Deadline) -> Result<T> {
+        let mut place = [0; SHORT];
+        let short = self.core().take_short(|bytes| {
+            let fits = bytes.len() <= SHORT;
+            if fits {
+                place[..bytes.len()].copy_from_slice(bytes);
+            }
+            fits.then_some(bytes.len())
+        });
+        match short {
+            Some(length) => {
+                self.core().after_take();
+                decode(&place[..length])
+            }
+            None => self.get_long(deadline),
+        }
+    }
+
+    /// Takes a message that is not short, or has to be waited for.
+    fn get_long(&self, deadline: Deadline) -> Result<T> {
         with_buffer(|buffer| {
             let taken = self.bytes.take(buffer, deadline)?;
             // What the value does not take of what came with it goes after this.
