@@ -9,6 +9,12 @@ use std::sync::Arc;
 use crate::ArenaError;
 use crate::arena::{Arena, Held, Kind, Request};
 
+/// A blob of a user's.
+const PLAIN: u64 = 0;
+
+/// A blob that is a long message.
+pub(crate) const MESSAGE: u64 = 1;
+
 /// The bytes.
 #[derive(Debug, Clone)]
 pub struct Blob {
@@ -25,9 +31,24 @@ impl Blob {
         length: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<Self, ArenaError> {
-        let request = Request { kind: Kind::Blob, length: length as u64, tag: 0, parent: None };
+        Self::make(arena, length, PLAIN, fill)
+    }
+
+    /// Makes a blob of these bytes for a message: its pages, once it is freed, are kept for the next message.
+    pub(crate) fn for_message(arena: &'static Arena, bytes: &[u8]) -> Result<Self, ArenaError> {
+        Self::make(arena, bytes.len(), MESSAGE, |place| place.copy_from_slice(bytes))
+    }
+
+    fn make(
+        arena: &'static Arena,
+        length: usize,
+        tag: u64,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<Self, ArenaError> {
+        let zeroed = tag != MESSAGE;
+        let request = Request { kind: Kind::Blob, length: length as u64, tag, parent: None, zeroed };
         let held = arena.make(&request)?;
-        // SAFETY: the body is that long, and nobody else knows of it yet.
+        // SAFETY: the body is that long, and nobody else knows of it yet. Whatever was there before are bytes, too.
         fill(unsafe { std::slice::from_raw_parts_mut(held.body().as_ptr().as_ptr(), length) });
         Ok(Self { held })
     }

@@ -30,7 +30,7 @@ impl<W: Primitive> Handle<W> {
     /// Makes one with `more` bytes behind its words. They are all zero.
     pub(crate) fn make(arena: &'static Arena, more: u64, tag: u64) -> Result<Self, ArenaError> {
         let length = size_of::<W>() as u64 + more;
-        let held = arena.make(&Request { kind: W::KIND, length, tag, parent: None })?;
+        let held = arena.make(&Request { kind: W::KIND, length, tag, parent: None, zeroed: true })?;
         Ok(Self { held, words: PhantomData })
     }
 

@@ -65,7 +65,7 @@ pub use queue::{
     Bytes, BytesQueue, Connection, Iter, JoinableQueue, Queue, QueueBuilder, Receiver, Sender, channel, pipe,
 };
 pub use sync::{
-    BareLock, Barrier, BoundedSemaphore, Condition, Event, Lock, LockError, LockGuard, OwnerDied, RLock,
-    RLockGuard, Semaphore,
+    BareLock, Barrier, BoundedSemaphore, Condition, Event, Lock, LockError, LockGuard, LockResult, OwnerDied,
+    RLock, RLockGuard, Semaphore,
 };
 pub use wait::{Source, Waitable, wait};

@@ -16,6 +16,7 @@ use super::layout::{HOLD_TABLE, OBJECT_TABLE, SMALL_BODY};
 use super::objects::{Kind, Request};
 use super::{Arena, forks};
 use crate::ArenaError;
+use crate::blob::MESSAGE;
 use crate::owner::Owner;
 use crate::sync::{AtomicU32, AtomicU64, Deadline, Ordering};
 
@@ -25,7 +26,13 @@ pub(super) struct Local {
     forks: u32,
     owner: Owner,
     registry: Mutex<Registry>,
+    /// Mappings of long messages that this process has let go of, for the next ones in the same places.
+    mappings: Mutex<Vec<(u64, Mapping)>>,
 }
+
+/// The most mappings that are kept, and the longest, in bytes.
+const MAPPINGS: usize = 8;
+const LONGEST_MAPPING: usize = 16 << 20;
 
 #[derive(Debug, Default)]
 struct Registry {
@@ -67,7 +74,12 @@ impl Arena {
     #[cold]
     fn make_local(&self, before: *mut Local) -> Result<&Local, ArenaError> {
         let owner = self.claim_slot()?;
-        let made = Box::leak(Box::new(Local { forks: forks(), owner, registry: Mutex::default() }));
+        let made = Box::leak(Box::new(Local {
+            forks: forks(),
+            owner,
+            registry: Mutex::default(),
+            mappings: Mutex::default(),
+        }));
         // The one that is replaced is the parent's, whose locks its threads may hold: it stays as it is.
         match self.local.compare_exchange(before, made, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => {
@@ -109,7 +121,7 @@ impl Arena {
     /// # Errors
     /// [`ArenaError::Os`] with ENOSPC or ENOMEM when there is no memory for it, or [`ArenaError::TooMany`].
     pub fn allocate(&'static self, kind: Kind, length: u64, tag: u64) -> Result<Arc<Held>, ArenaError> {
-        self.make(&Request { kind, length, tag, parent: None })
+        self.make(&Request { kind, length, tag, parent: None, zeroed: true })
     }
 
     /// Makes an object for a file with a name, which is removed when nobody has it any more. The file may get its name after this.
@@ -266,7 +278,9 @@ pub struct Held {
     kind: Kind,
     body: Body,
     /// The pages of the body, where it is not small: mapped as long as this lives.
-    _pages: Option<Mapping>,
+    pages: Option<Mapping>,
+    /// Where in the file.
+    offset: u64,
     tag: u64,
     /// The line of the hold, and the process that it is for.
     hold: AtomicU64,
@@ -284,7 +298,7 @@ impl Held {
             // A ring is mapped by who uses it, twice in a row.
             (NonNull::dangling(), None)
         } else {
-            let mapping = arena.file.map(offset, (length as usize).next_multiple_of(4096))?;
+            let mapping = arena.map_pages(offset, (length as usize).next_multiple_of(4096))?;
             (mapping.as_ptr(), Some(mapping))
         };
         Ok(Self {
@@ -292,7 +306,8 @@ impl Held {
             name,
             kind,
             body: Body::new(body, length),
-            _pages: mapping,
+            pages: mapping,
+            offset,
             tag: object.tag.load(Ordering::Relaxed),
             hold: AtomicU64::new(packed(hold, me)),
         })
@@ -377,8 +392,41 @@ impl Held {
     }
 }
 
+impl Arena {
+    /// Maps pages, by a mapping that was kept if there is one.
+    fn map_pages(&self, offset: u64, length: usize) -> Result<Mapping, ArenaError> {
+        let kept = self.existing_local().and_then(|local| {
+            let mut kept = local.mappings.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let at = kept.iter().position(|(at, mapping)| *at == offset && mapping.len() >= length)?;
+            Some(kept.swap_remove(at).1)
+        });
+        match kept {
+            Some(mapping) => Ok(mapping),
+            None => Ok(self.file.map(offset, length)?),
+        }
+    }
+
+    /// Keeps a mapping for the next blob in its place.
+    fn keep_mapping(&self, offset: u64, mapping: Mapping) {
+        if let Some(local) = self.existing_local().filter(|_| mapping.len() <= LONGEST_MAPPING) {
+            let mut kept = local.mappings.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            kept.retain(|(at, _)| *at != offset);
+            if kept.len() == MAPPINGS {
+                kept.remove(0);
+            }
+            kept.push((offset, mapping));
+        }
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
+        if self.kind == Kind::Blob
+            && self.tag == MESSAGE
+            && let Some(mapping) = self.pages.take()
+        {
+            self.arena.keep_mapping(self.offset, mapping);
+        }
         let packed = self.hold.load(Ordering::Relaxed);
         let (hold, owner) = ((packed >> 32) as u32, packed as u32);
         // A copy in a forked child that never used it is nobody's.

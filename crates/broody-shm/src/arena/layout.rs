@@ -75,6 +75,8 @@ pub(super) struct Header {
     /// How many objects there are. Derived.
     pub(super) objects: AtomicU32,
     _unused: AtomicU32,
+    /// Bytes in pages that free places have kept. Derived.
+    pub(super) kept: AtomicU64,
     /// Where the next piece of pages begins.
     pub(super) pages_end: AtomicU64,
     /// Where the next chunk of small bodies begins.

@@ -271,7 +271,7 @@ impl Arena {
 
     /// The word at an offset that [`offset_of`](Self::offset_of) has given, in whatever process.
     fn word_at(&self, offset: u64) -> Option<&AtomicU32> {
-        if offset == 0 || offset % 4 != 0 || offset >= PAGES {
+        if offset == 0 || !offset.is_multiple_of(4) || offset >= PAGES {
             return None;
         }
         let address = match offset.checked_sub(SMALL) {

@@ -13,6 +13,7 @@ use super::layout::{
 };
 use super::{Arena, Body, Locked};
 use crate::ArenaError;
+use crate::blob::MESSAGE;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// What an object is.
@@ -84,6 +85,8 @@ pub(crate) struct Request {
     pub(crate) tag: u64,
     /// The number of the object that it belongs to.
     pub(crate) parent: Option<u32>,
+    /// Whether its body has to be all zero; otherwise it may be anything that was there before.
+    pub(crate) zeroed: bool,
 }
 
 impl Object {
@@ -103,12 +106,16 @@ impl Object {
     }
 }
 
+/// The most bytes in pages that places of long messages keep for the next ones, until a queue goes: messages that come one after the
+/// other need no new pages.
+const KEPT: u64 = 32 << 20;
+
 /// With fewer lines than this in use, nothing is cleaned up when the last object goes.
 const WORTH_CLEANING: u32 = 256;
 
 // Relaxed throughout, but for the name: all of it is done under the arena's lock.
 impl Locked<'_> {
-    /// Makes an object without any hold, whose body is all zero. It is not there before [`name`](Self::name).
+    /// Makes an object without any hold. It is not there before [`name`](Self::name).
     pub(super) fn prepare(&self, request: &Request) -> Result<u32, ArenaError> {
         let class = class_of(request.length);
         if class as usize >= CLASSES {
@@ -116,7 +123,7 @@ impl Locked<'_> {
         }
         let index = self.take_line(class)?;
         let object = self.arena.object(index);
-        if let Err(error) = self.furnish(object, class, request.length) {
+        if let Err(error) = self.furnish(object, class, request) {
             self.give_line_back(index);
             return Err(error);
         }
@@ -141,11 +148,38 @@ impl Locked<'_> {
     /// Frees an object, and gives its pages back.
     pub(super) fn unname(&self, index: u32) {
         let object = self.arena.object(index);
+        let header = self.arena.header();
         object.name.store(0, Ordering::Release);
-        self.vacate(object);
+        let kept = header.kept.load(Ordering::Relaxed) + pages_of(object);
+        let was_message = object.kind() == Some(Kind::Blob) && object.tag.load(Ordering::Relaxed) == MESSAGE;
+        if was_message && object.pages().is_some() && kept <= KEPT {
+            header.kept.store(kept, Ordering::Relaxed);
+        } else {
+            self.vacate(object);
+        }
         self.give_line_back(index);
-        if self.arena.header().objects.fetch_sub(1, Ordering::Relaxed) == 1 {
+        let last = header.objects.fetch_sub(1, Ordering::Relaxed) == 1;
+        if last || object.kind() == Some(Kind::Queue) {
+            self.give_kept_back();
+        }
+        if last {
             self.clean_up();
+        }
+    }
+
+    /// Gives the pages of free places back to the machine.
+    fn give_kept_back(&self) {
+        let header = self.arena.header();
+        if header.kept.swap(0, Ordering::Relaxed) == 0 {
+            return;
+        }
+        for class in &header.classes {
+            let mut next = class.free.load(Ordering::Relaxed);
+            while let Some(index) = next.checked_sub(1) {
+                let object = self.arena.object(index);
+                self.vacate(object);
+                next = object.next.load(Ordering::Relaxed);
+            }
         }
     }
 
@@ -232,8 +266,8 @@ impl Locked<'_> {
         Ok(state.next.fetch_add(size, Ordering::Relaxed))
     }
 
-    /// Sees to it that an object's body is there and zero.
-    fn furnish(&self, object: &Object, class: u32, length: u64) -> Result<(), ArenaError> {
+    /// Sees to it that an object's body is there.
+    fn furnish(&self, object: &Object, class: u32, request: &Request) -> Result<(), ArenaError> {
         let offset = object.offset.load(Ordering::Relaxed);
         if is_small(class) {
             let body = self.arena.small(offset)?;
@@ -241,9 +275,24 @@ impl Locked<'_> {
             unsafe { body.as_ptr().write_bytes(0, class_size(class) as usize) };
             return Ok(());
         }
+        let length = request.length.next_multiple_of(PAGE);
+        if object.dirty.load(Ordering::Relaxed) != 0 {
+            let (header, kept) = (self.arena.header(), pages_of(object));
+            header.kept.store(header.kept.load(Ordering::Relaxed).saturating_sub(kept), Ordering::Relaxed);
+            if !request.zeroed && kept >= length {
+                return Ok(());
+            }
+        }
         self.vacate(object);
         object.dirty.store(1, Ordering::Relaxed);
-        let reserved = self.arena.file.reserve(offset, length.next_multiple_of(4096));
+        let reserve = || self.arena.file.reserve(offset, length);
+        let reserved = reserve().or_else(|error| match self.arena.header().kept.load(Ordering::Relaxed) {
+            0 => Err(error),
+            _ => {
+                self.give_kept_back();
+                reserve()
+            }
+        });
         if reserved.is_err() {
             object.dirty.store(0, Ordering::Relaxed);
         }
@@ -287,6 +336,7 @@ impl Locked<'_> {
         }
         header.free_hold.store(0, Ordering::Relaxed);
         header.free_object.store(0, Ordering::Relaxed);
+        header.kept.store(0, Ordering::Relaxed);
         let mut there = 0;
         for index in 0..arena.used(&OBJECT_TABLE) {
             let object = arena.object(index);
@@ -353,6 +403,13 @@ impl Locked<'_> {
         }
         self.unname(index);
     }
+}
+
+const PAGE: u64 = 4096;
+
+/// The bytes in pages that an object's place has, or had when it was freed.
+fn pages_of(object: &Object) -> u64 {
+    object.length.load(Ordering::Relaxed).next_multiple_of(PAGE)
 }
 
 impl Arena {

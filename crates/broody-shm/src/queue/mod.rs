@@ -166,7 +166,7 @@ pub struct Message<'a> {
 }
 
 /// A message of more bytes than this is a blob.
-const LONGEST_INLINE: usize = 1 << 20;
+const LONGEST_INLINE: usize = 64 << 10;
 
 /// A process's end of a queue: puts and takes.
 #[derive(Debug)]
@@ -187,7 +187,13 @@ impl Queue {
         tag: u64,
         counts_tasks: bool,
     ) -> Result<Self, ArenaError> {
-        let request = Request { kind: Kind::Queue, length: size_of::<Control>() as u64, tag, parent: None };
+        let request = Request {
+            kind: Kind::Queue,
+            length: size_of::<Control>() as u64,
+            tag,
+            parent: None,
+            zeroed: true,
+        };
         let queue = Self::from_held(arena.make(&request)?).ok_or(ArenaError::Foreign { what: "contents" })?;
         let fixed = &queue.control().fixed.0;
         fixed.most_messages.store(limits.messages.unwrap_or(0).min(MOST_MESSAGES), Ordering::Relaxed);
@@ -313,8 +319,7 @@ impl Queue {
         if message.bytes.len() <= self.longest_inline() {
             return Ok(None);
         }
-        let blob =
-            Blob::new(self.arena(), message.bytes.len(), |place| place.copy_from_slice(message.bytes))?;
+        let blob = Blob::for_message(self.arena(), message.bytes)?;
         let mut transit = Transit::new(self.arena());
         transit.push(blob.held().send()?);
         Ok(Some((blob, transit)))
@@ -430,7 +435,8 @@ impl Queue {
         let before = old.as_ref().map_or(0, |ring| ring.capacity());
         let capacity = ring::next_capacity(before, used, length);
         let index = self.held.name().index;
-        let request = Request { kind: Kind::Ring, length: capacity as u64, tag: 0, parent: Some(index) };
+        let request =
+            Request { kind: Kind::Ring, length: capacity as u64, tag: 0, parent: Some(index), zeroed: true };
         let made = arena.make(&request)?;
         let new = self.tx.replacement(&made, capacity)?;
         // Held until the change is done: whichever of the two is not the queue's then goes with its hold.
@@ -645,7 +651,7 @@ impl Queue {
     /// [`ArenaError`].
     pub fn end(&self, which: End) -> Result<Arc<Held>, ArenaError> {
         let parent = Some(self.held.name().index);
-        let request = Request { kind: Kind::End, length: 0, tag: which as u64, parent };
+        let request = Request { kind: Kind::End, length: 0, tag: which as u64, parent, zeroed: true };
         self.held.arena().make(&request)
     }
 

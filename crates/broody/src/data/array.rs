@@ -10,7 +10,7 @@ use bytemuck::Pod;
 use super::guardian::{Guardian, out_of_bounds};
 use super::value::Atomic;
 use crate::handle::tag_of;
-use crate::sync::LockError;
+use crate::sync::{LockError, LockResult};
 use crate::{Error, Result};
 
 /// A fixed number of values in shared memory, with one lock, as Python's `multiprocessing.Array`.
@@ -80,7 +80,7 @@ impl<T: Pod> Array<T> {
     ///
     /// # Errors
     /// As [`Lock::lock`](crate::Lock::lock).
-    pub fn lock(&self) -> Result<ArrayGuard<'_, T>, LockError<ArrayGuard<'_, T>>> {
+    pub fn lock(&self) -> LockResult<ArrayGuard<'_, T>> {
         self.lock_until(Deadline::Never)
     }
 
@@ -88,11 +88,11 @@ impl<T: Pod> Array<T> {
     ///
     /// # Errors
     /// As [`Lock::lock_timeout`](crate::Lock::lock_timeout).
-    pub fn lock_timeout(&self, limit: Duration) -> Result<ArrayGuard<'_, T>, LockError<ArrayGuard<'_, T>>> {
+    pub fn lock_timeout(&self, limit: Duration) -> LockResult<ArrayGuard<'_, T>> {
         self.lock_until(Deadline::after(limit))
     }
 
-    fn lock_until(&self, deadline: Deadline) -> Result<ArrayGuard<'_, T>, LockError<ArrayGuard<'_, T>>> {
+    fn lock_until(&self, deadline: Deadline) -> LockResult<ArrayGuard<'_, T>> {
         let acquired = self.guardian.lock().acquire(deadline);
         let acquired =
             acquired.map_err(|error| LockError::Failed(error.into()))?.ok_or(LockError::TimedOut)?;

@@ -9,7 +9,7 @@ use bytemuck::Pod;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::sync::{Lock, LockError, LockGuard};
+use crate::sync::{Lock, LockError, LockGuard, LockResult};
 
 /// A value in shared memory, with a lock of its own, as Python's `multiprocessing.Value`.
 ///
@@ -46,7 +46,7 @@ impl<T: Pod> Value<T> {
     ///
     /// # Errors
     /// As [`Lock::lock`].
-    pub fn lock(&self) -> Result<LockGuard<'_, T>, LockError<LockGuard<'_, T>>> {
+    pub fn lock(&self) -> LockResult<LockGuard<'_, T>> {
         self.0.lock()
     }
 
@@ -54,7 +54,7 @@ impl<T: Pod> Value<T> {
     ///
     /// # Errors
     /// As [`Lock::lock_timeout`].
-    pub fn lock_timeout(&self, limit: Duration) -> Result<LockGuard<'_, T>, LockError<LockGuard<'_, T>>> {
+    pub fn lock_timeout(&self, limit: Duration) -> LockResult<LockGuard<'_, T>> {
         self.0.lock_timeout(limit)
     }
 

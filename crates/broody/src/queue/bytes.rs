@@ -26,7 +26,7 @@ pub struct BytesQueue(pub(crate) Arc<Core>);
 
 /// A message that was taken: its bytes.
 ///
-/// A short one was copied out of the queue; a long one, of more than a mebibyte, is the very memory that it was put into.
+/// A short one was copied out of the queue; a long one, of more than 64 KiB, is the very memory that it was put into.
 #[derive(Debug)]
 pub struct Bytes(Repr);
 

@@ -7,7 +7,7 @@ use broody_shm::robust::condition;
 use broody_shm::sync::Deadline;
 use bytemuck::Pod;
 
-use super::lock::{LockError, LockGuard, deadline};
+use super::lock::{LockError, LockGuard, LockResult, deadline};
 use super::recursive::RLock;
 use crate::handle::sent_as_handle;
 use crate::{Error, Result, memory};
@@ -53,10 +53,7 @@ impl Condition {
     ///
     /// # Errors
     /// Those of [`Lock::lock`](crate::Lock::lock), when the lock is taken again.
-    pub fn wait<'a, T: Pod>(
-        &self,
-        guard: LockGuard<'a, T>,
-    ) -> Result<LockGuard<'a, T>, LockError<LockGuard<'a, T>>> {
+    pub fn wait<'a, T: Pod>(&self, guard: LockGuard<'a, T>) -> LockResult<LockGuard<'a, T>> {
         let lock = guard.lock();
         let waited = self.0.wait(Deadline::Never, move || drop(guard), || lock.lock());
         waited.map_err(|error| LockError::Failed(error.into()))?.1
@@ -70,7 +67,7 @@ impl Condition {
         &self,
         guard: LockGuard<'a, T>,
         limit: Duration,
-    ) -> Result<(LockGuard<'a, T>, bool), LockError<(LockGuard<'a, T>, bool)>> {
+    ) -> LockResult<(LockGuard<'a, T>, bool)> {
         let lock = guard.lock();
         let waited = self.0.wait(Deadline::after(limit), move || drop(guard), || lock.lock());
         let (notified, locked) = waited.map_err(|error| LockError::Failed(error.into()))?;
@@ -91,7 +88,7 @@ impl Condition {
         mut guard: LockGuard<'a, T>,
         limit: Option<Duration>,
         mut condition: impl FnMut(&mut T) -> bool,
-    ) -> Result<(LockGuard<'a, T>, bool), LockError<(LockGuard<'a, T>, bool)>> {
+    ) -> LockResult<(LockGuard<'a, T>, bool)> {
         let end = limit.and_then(|limit| Instant::now().checked_add(limit));
         while condition(&mut guard) {
             let left = end.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()));

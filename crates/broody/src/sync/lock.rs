@@ -26,6 +26,9 @@ pub enum LockError<G> {
     Failed(Error),
 }
 
+/// A guard, or why there is none, or that the last holder died with the lock.
+pub type LockResult<G> = Result<G, LockError<G>>;
+
 impl<G> LockError<G> {
     /// The guard all the same, if there is one: for values that cannot be half-changed.
     ///
@@ -121,7 +124,7 @@ impl<T: Pod> Lock<T> {
     /// # Errors
     /// [`LockError::OwnerDied`], with the guard, when the holder before was ended while it held the lock.
     #[inline]
-    pub fn lock(&self) -> Result<LockGuard<'_, T>, LockError<LockGuard<'_, T>>> {
+    pub fn lock(&self) -> LockResult<LockGuard<'_, T>> {
         self.lock_until(Deadline::Never)
     }
 
@@ -129,7 +132,7 @@ impl<T: Pod> Lock<T> {
     ///
     /// # Errors
     /// [`LockError::TimedOut`] when it is not free, and as [`lock`](Self::lock).
-    pub fn try_lock(&self) -> Result<LockGuard<'_, T>, LockError<LockGuard<'_, T>>> {
+    pub fn try_lock(&self) -> LockResult<LockGuard<'_, T>> {
         self.lock_until(Deadline::Now)
     }
 
@@ -137,12 +140,12 @@ impl<T: Pod> Lock<T> {
     ///
     /// # Errors
     /// [`LockError::TimedOut`] when it was not free in time, and as [`lock`](Self::lock).
-    pub fn lock_timeout(&self, limit: Duration) -> Result<LockGuard<'_, T>, LockError<LockGuard<'_, T>>> {
+    pub fn lock_timeout(&self, limit: Duration) -> LockResult<LockGuard<'_, T>> {
         self.lock_until(Deadline::after(limit))
     }
 
     #[inline]
-    fn lock_until(&self, deadline: Deadline) -> Result<LockGuard<'_, T>, LockError<LockGuard<'_, T>>> {
+    fn lock_until(&self, deadline: Deadline) -> LockResult<LockGuard<'_, T>> {
         let guard = |(acquired, held): (Acquired, Held)| {
             let guard = LockGuard { lock: self, held, not_send: PhantomData };
             if acquired.owner_died { Err(LockError::OwnerDied(guard)) } else { Ok(guard) }

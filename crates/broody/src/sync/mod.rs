@@ -17,6 +17,6 @@ pub use barrier::Barrier;
 pub use condition::Condition;
 pub use event::Event;
 pub(crate) use lock::deadline;
-pub use lock::{BareLock, Lock, LockError, LockGuard, OwnerDied};
+pub use lock::{BareLock, Lock, LockError, LockGuard, LockResult, OwnerDied};
 pub use recursive::{RLock, RLockGuard};
 pub use semaphore::{BoundedSemaphore, Semaphore};
