@@ -4,6 +4,9 @@
 //! a death at every operation; then the repair runs, and the broadcast, and whoever is left must get on. Sleeps have no bound here: a lost
 //! wake-up is a deadlock, which loom reports.
 
+// Loom's threads are all on one thread of the kernel's.
+#![allow(clippy::arc_with_non_send_sync)]
+
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
