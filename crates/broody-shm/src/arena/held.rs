@@ -161,9 +161,10 @@ impl Arena {
         }
         let hold = match sent {
             Some(hold) => {
-                hold.flags.store(0, Ordering::Relaxed);
-                hold.queue.store(0, Ordering::Relaxed);
+                // Whose it is first: whoever dies before the last of these leaves a hold of his own, which goes with him.
                 hold.process.store(locked.me.bits(), Ordering::Relaxed);
+                hold.queue.store(0, Ordering::Release);
+                hold.flags.store(0, Ordering::Release);
                 transit.index
             }
             None => locked.add_hold(name.index, 0)?.index,
@@ -433,6 +434,10 @@ impl Drop for Held {
         let Some(local) = self.arena.existing_local().filter(|local| local.owner.bits() == owner) else {
             return;
         };
+        if self.arena.still_owns(self.kind, &self.body, local.owner) {
+            // The hold stays, until the process ends: by it, what the process has is found and freed then.
+            return;
+        }
         let mut registry = local.registry.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if registry.held.get(&self.name.index).is_some_and(|held| held.strong_count() == 0) {
             registry.held.remove(&self.name.index);

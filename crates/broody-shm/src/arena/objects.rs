@@ -379,6 +379,7 @@ impl Locked<'_> {
             }
         }
         if let Some(ring) = self.arena.ring_of(index)
+            && self.arena.object(ring).is_there()
             && self.is_kept(ring)
             && self.arena.object(ring).holds.load(Ordering::Relaxed) == 0
         {

@@ -51,6 +51,15 @@ impl Arena {
         true
     }
 
+    /// Whether a process that lets go of its handle has something of the object still: a lock that it has not given back, a permit.
+    pub(super) fn still_owns(&self, kind: Kind, body: &super::Body, me: Owner) -> bool {
+        match kind {
+            Kind::Lock => body.get::<robust::guarded::Guarded>().lock().holder() == Some(me),
+            Kind::Permits => body.get::<robust::permits::Permits>().has_any(body, me),
+            _ => false,
+        }
+    }
+
     fn repair_object(&self, index: u32, dead: Owner, took_part: bool, hold: &Hold) {
         let object = self.object(index);
         let offset = object.offset.load(Ordering::Relaxed);

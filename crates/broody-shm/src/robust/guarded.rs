@@ -4,7 +4,7 @@
 //! lock word | depth | thread || bytes
 //! ```
 //!
-//! `depth` and `thread` are written by the holder only. A recursive lock is held by one thread of one process: the word says which process, `thread`
+//! `depth` and `thread` are written by the holder only, and 0 while nobody holds it. A recursive lock is held by one thread of one process: the word says which process, `thread`
 //! which of its threads. Whoever takes the lock writes both anew, so that what a dead holder left there means nothing.
 
 use std::ptr::NonNull;
@@ -101,6 +101,11 @@ impl Guarded {
     }
 
     pub(crate) fn repair(&self, dead: Owner) {
+        if self.word.holder() == Some(dead) {
+            // No thread of the next holder's process may find its own number there before it has the lock.
+            self.thread.store(0, Ordering::Relaxed);
+            self.depth.store(0, Ordering::Relaxed);
+        }
         self.word.repair(dead);
     }
 }

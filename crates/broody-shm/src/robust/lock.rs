@@ -19,6 +19,7 @@
 //! The change of state and the change of owner are one store, so that the word always says the truth:
 //! * before the store of `release`: held by the dead. [`repair`](LockWord::repair) makes it OWNER_DIED.
 //! * after it, before the wake: free, with sleepers. The broadcast that follows every repair wakes them.
+//! * woken, and gives up because its time is over: it sees to it that the next release wakes another one. Killed there: the broadcast.
 //! * woken, before its compare-and-swap: free, with other sleepers; the broadcast again.
 //! * with WAITERS set and not asleep yet: one wake too many, later.
 
@@ -107,6 +108,9 @@ impl<W: Word> LockWord<W> {
                 return Ok(acquired);
             }
             if slept == Slept::TimedOut || deadline.is_over() {
+                if flags != 0 {
+                    self.pass_on(parking);
+                }
                 return Err(TimedOut);
             }
             let word = self.0.load(Ordering::Relaxed);
@@ -127,6 +131,22 @@ impl<W: Word> LockWord<W> {
             slept = parking.sleep(&self.0, word | WAITERS, deadline);
             flags = WAITERS;
         }
+    }
+
+    /// Who gives up may have been woken, and others still sleep: they are not forgotten.
+    fn pass_on(&self, parking: &impl Parking<W>) {
+        let mut word = self.0.load(Ordering::Relaxed);
+        while Owner::in_word(word).is_some() {
+            if word & WAITERS != 0 {
+                return;
+            }
+            // Relaxed: the flag carries nothing but itself. The release of whoever holds it wakes the next one.
+            match self.0.compare_exchange(word, word | WAITERS, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => word = now,
+            }
+        }
+        parking.wake(&self.0, 1);
     }
 
     /// Gives the lock back. `false` when `me` does not hold it; then nothing has happened.

@@ -149,6 +149,11 @@ impl Permits {
         self.cells(body).iter().filter(|cell| cell.0.load(Ordering::Relaxed) == 0).count() as u32
     }
 
+    /// Whether one of them is `me`'s.
+    pub(crate) fn has_any(&self, body: &Body, me: Owner) -> bool {
+        self.cells(body).iter().any(|cell| cell.0.load(Ordering::Relaxed) == me.bits())
+    }
+
     fn owners(&self, body: &Body) -> Vec<Owner> {
         let mut owners: Vec<_> = self
             .cells(body)
