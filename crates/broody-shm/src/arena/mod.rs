@@ -311,11 +311,12 @@ impl Arena {
             let bound = Deadline::after(deadline.left().map_or(BOUND, |left| left.min(BOUND)));
             match lock.acquire(me, &Plain(self), bound) {
                 Ok(acquired) => break acquired,
-                Err(_) if deadline.is_over() => return Err(ArenaError::Busy),
                 // Whoever holds it may be dead, and this process the first to see it.
-                Err(_) => {
-                    _ = lock.holder().filter(|holder| self.is_dead(*holder)).map(|dead| lock.repair(dead))
-                }
+                Err(_) => match lock.holder().filter(|holder| self.is_dead(*holder)) {
+                    Some(dead) => _ = lock.repair(dead),
+                    None if deadline.is_over() => return Err(ArenaError::Busy),
+                    None => {}
+                },
             }
         };
         let locked = Locked { arena: self, me };

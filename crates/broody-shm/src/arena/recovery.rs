@@ -38,12 +38,9 @@ impl Arena {
             self.repair_object(object, owner, took_part, hold);
         });
         for (_, waiter) in self.waiters().filter(|(whose, _)| *whose == owner) {
-            let notified = waiter.line.bury();
+            // The broadcast wakes whoever gets it.
+            waiter.line.bury(|condition| _ = notify_waiters(self, condition, 1, |_| {}));
             Self::free_waiter(waiter, owner);
-            if let Some(object) = notified {
-                // The broadcast wakes whoever gets it.
-                notify_waiters(self, object, 1, |_| {});
-            }
         }
         self.free_slot(owner);
         drop(locked);

@@ -248,8 +248,13 @@ impl Queue {
         while put < messages.len() {
             match self.put_some(&messages[put..], deadline) {
                 Ok(count) => put += count,
-                Err(error) if put == 0 => return Err(error),
-                Err(_) => break,
+                Err(error) => {
+                    // Who gives up may have been woken: others who sleep are not forgotten.
+                    if deadline != Deadline::Now {
+                        self.announce_room(1);
+                    }
+                    return if put == 0 { Err(error) } else { Ok(put) };
+                }
             }
         }
         Ok(put)
@@ -506,13 +511,27 @@ impl Queue {
         deadline: Deadline,
         mut each: impl FnMut(&[u8], Taken),
     ) -> Result<usize, QueueError> {
+        let taken = self.take_or_sleep(most, deadline, &mut each);
+        // Who gives up may have been woken: others who sleep are not forgotten.
+        if matches!(taken, Err(QueueError::TimedOut)) && deadline != Deadline::Now && !self.is_empty() {
+            self.announce_items(1);
+        }
+        taken
+    }
+
+    fn take_or_sleep(
+        &self,
+        most: usize,
+        deadline: Deadline,
+        each: &mut impl FnMut(&[u8], Taken),
+    ) -> Result<usize, QueueError> {
         let (control, arena) = (self.control(), self.arena());
         let me = self.held.owner()?;
         let mut slept = Slept::Perhaps;
         let mut round = 0;
         loop {
             control.rx.0.lock.acquire(me, arena, deadline).map_err(|_| QueueError::TimedOut)?;
-            let count = self.take_locked(me, most, &mut each);
+            let count = self.take_locked(me, most, each);
             control.rx.0.lock.release(me, arena);
             match count? {
                 0 => {}

@@ -24,6 +24,8 @@ use crate::sync::{AtomicU32, AtomicU64, Deadline, Ordering, Parking, Slept, fenc
 #[repr(C)]
 pub(super) struct Words {
     intent: AtomicU64,
+    /// While a repair adds to `lost`: what it was before.
+    lost_before: AtomicU64,
     /// Tasks whose process died.
     lost: AtomicU32,
     changes: AtomicU32,
@@ -147,8 +149,18 @@ impl Control {
             leases.store(before + u64::from(taken), Ordering::Relaxed);
             tasks.intent.store(0, Ordering::Relaxed);
         }
-        let lost = leases.swap(0, Ordering::Relaxed);
-        tasks.lost.fetch_add(lost.min(MOST_MESSAGES.into()) as u32, Ordering::AcqRel);
+        // In this order, so that a repair which is broken off is done again and counts once.
+        let count = leases.load(Ordering::Relaxed).min(MOST_MESSAGES.into());
+        let mut before = tasks.lost_before.load(Ordering::Acquire);
+        if before & VALID == 0 {
+            before = VALID | u64::from(tasks.lost.load(Ordering::Acquire));
+            tasks.lost_before.store(before, Ordering::Release);
+        }
+        if count > 0 {
+            tasks.lost.store((before & !VALID).wrapping_add(count) as u32, Ordering::Release);
+            leases.store(0, Ordering::Release);
+        }
+        tasks.lost_before.store(0, Ordering::Release);
         // The broadcast wakes those who join.
         tasks.changes.fetch_add(1, Ordering::Release);
     }

@@ -66,8 +66,9 @@ impl<W: Word> Line<W> {
         self.object.store(0, Ordering::Relaxed);
     }
 
-    /// Its process is dead: nobody notifies it any more. The object whose notification it had got and not used.
-    pub(crate) fn bury(&self) -> Option<u32> {
+    /// Its process is dead: nobody notifies it any more. A notification that it had got and not used is given to `pass_on`, with the number of
+    /// the condition. Whoever dies over this has perhaps passed it on, and it is done once more: rather twice than not at all.
+    pub(crate) fn bury(&self, pass_on: impl FnOnce(u32)) {
         // Acquire, here and where it was notified in this instant: those who waited when the notifier came are seen by who passes on.
         let state = self.state.load(Ordering::Acquire);
         let gone = is(state, WAITING)
@@ -75,10 +76,15 @@ impl<W: Word> Line<W> {
                 .state
                 .compare_exchange(state, to(state, GONE), Ordering::Relaxed, Ordering::Acquire)
                 .is_ok();
-        let notified = !gone && is(self.state.load(Ordering::Acquire), NOTIFIED);
-        let object = self.object.load(Ordering::Relaxed).checked_sub(1);
+        let state = self.state.load(Ordering::Acquire);
+        if !gone
+            && is(state, NOTIFIED)
+            && let Some(index) = self.object.load(Ordering::Relaxed).checked_sub(1)
+        {
+            pass_on(index);
+        }
+        self.state.store(to(state, GONE), Ordering::Relaxed);
         self.clear();
-        object.filter(|_| notified)
     }
 }
 
