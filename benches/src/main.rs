@@ -2,8 +2,12 @@
 //!
 //! Times drift with the machine's load; ratios within a run do so much less. Prints Markdown.
 
+mod bare;
 mod ends;
+mod gate;
+mod locks;
 mod measure;
+mod queues;
 mod starts;
 mod tasks;
 
@@ -36,6 +40,12 @@ fn main() {
     }
     if wanted("tasks") {
         tasks::run(&mut table);
+    }
+    if wanted("locks") {
+        locks::run(&mut table);
+    }
+    if wanted("queues") {
+        queues::run(&mut table);
     }
     table.print();
     println!("\nWhat bounds `start + join`: [decision 003](decisions/003-spare-children.md).");

@@ -33,6 +33,62 @@ impl Times {
     }
 }
 
+/// Some that do the same work, in turns, round after round: a load on the machine hits all alike.
+#[derive(Default)]
+pub struct Race<'a> {
+    contenders: Vec<Contender<'a>>,
+}
+
+struct Contender<'a> {
+    name: &'a str,
+    run: Box<dyn FnMut() -> f64 + 'a>,
+    /// Whatever is the more the better, a figure for each round.
+    rates: Vec<f64>,
+}
+
+impl<'a> Race<'a> {
+    /// Adds one, whose run gives its rate.
+    pub fn add(&mut self, name: &'a str, run: impl FnMut() -> f64 + 'a) {
+        self.contenders.push(Contender { name, run: Box::new(run), rates: Vec::new() });
+    }
+
+    /// Lets all run, one after the other, so many times. A first round is not counted.
+    pub fn run(&mut self, rounds: usize) {
+        for round in 0..=rounds {
+            for contender in &mut self.contenders {
+                let rate = (contender.run)();
+                if round > 0 {
+                    contender.rates.push(rate);
+                }
+            }
+        }
+    }
+
+    /// Those who run.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.contenders.iter().map(|contender| contender.name)
+    }
+
+    fn rates(&self, name: &str) -> &[f64] {
+        &self.contenders.iter().find(|contender| contender.name == name).expect("a contender's name").rates
+    }
+
+    /// The median of one's rates.
+    pub fn rate(&self, name: &str) -> f64 {
+        median(self.rates(name).to_vec())
+    }
+
+    /// How many times faster one is than another: the median of the rounds' ratios.
+    pub fn ratio(&self, name: &str, than: &str) -> f64 {
+        median(self.rates(name).iter().zip(self.rates(than)).map(|(one, other)| one / other).collect())
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
 /// Rows of figures.
 #[derive(Default)]
 pub struct Table(Vec<[String; 4]>);

@@ -1,12 +1,10 @@
 //! What a task costs.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use broody::Pool;
-use broody_os::futex;
-use broody_os::memory::{self, Mapping};
 
+use crate::bare::{self, PingPong, pin, unpin};
 use crate::measure::{Table, Times};
 
 const WORKERS: usize = 2;
@@ -26,43 +24,7 @@ fn one_millisecond(_: u64) -> u64 {
 }
 
 fn cpu_time() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the struct is ours and lives through the call.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
-/// Two processes that wake each other by a futex in shared memory: what a round trip costs at least.
-struct PingPong {
-    memory: Mapping,
-}
-
-impl PingPong {
-    fn word(&self) -> &AtomicU32 {
-        // SAFETY: the mapping is a page, zeroed, and all touch it as this atomic.
-        unsafe { self.memory.as_ptr().cast::<AtomicU32>().as_ref() }
-    }
-
-    fn change(&self, from: u32, to: u32) {
-        while self.word().load(Ordering::Acquire) != from {
-            let now = self.word().load(Ordering::Acquire);
-            if now != from {
-                futex::wait(self.word(), now, Duration::from_secs(1));
-            }
-        }
-        self.word().store(to, Ordering::Release);
-        futex::wake(self.word(), 1);
-    }
-}
-
-/// Lets the process or thread `pid` (0: the caller) run on `cpus` only.
-fn pin(pid: broody::Pid, cpus: &[usize]) {
-    // SAFETY: the set is plain data, ours, and lives through the calls.
-    unsafe {
-        let mut set = std::mem::zeroed::<libc::cpu_set_t>();
-        cpus.iter().for_each(|cpu| libc::CPU_SET(*cpu, &mut set));
-        assert_eq!(libc::sched_setaffinity(pid, size_of_val(&set), &raw const set), 0);
-    }
+    bare::clock(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
 /// Where two processes run decides what it costs that they wake each other, ten times over on virtual machines: both are measured in
@@ -71,28 +33,21 @@ fn round_trips(table: &mut Table) {
     let pool = Pool::builder().workers(1).build().unwrap();
     let worker = pool.worker_pids()[0];
     for (place, other_cpu) in [("on one CPU", 0), ("on two CPUs", 1)] {
-        let memory = memory::create("ping-pong", memory::page_size()).unwrap();
-        let ball = PingPong { memory: Mapping::new(&memory).unwrap() };
+        let ball = PingPong::new();
         let rounds = 10_000;
-        let other = broody::fork(|| (0..rounds).for_each(|_| ball.change(1, 2))).unwrap();
+        let other = broody::fork(|| ball.answer(rounds)).unwrap();
         pin(0, &[0]);
         pin(other.pid(), &[other_cpu]);
         pin(worker, &[other_cpu]);
         let (mut bare, mut apply) = (Times::default(), Times::default());
-        for _ in 0..rounds / 100 {
-            for _ in 0..100 {
-                bare.time(|| {
-                    ball.word().store(1, Ordering::Release);
-                    futex::wake(ball.word(), 1);
-                    ball.change(2, 0);
-                });
-            }
+        for block in 0..rounds / 100 {
+            (1..=100).for_each(|turn| bare.time(|| ball.go_round(block * 100 + turn)));
             for _ in 0..100 {
                 apply.time(|| pool.apply(add, 1).unwrap());
             }
         }
         other.join().unwrap();
-        pin(0, &[0, 1]);
+        unpin(0);
         table.row(
             &format!("one `apply`, round trip {place}, p50"),
             format!("{:.1} us, **{:.2} x bare**", apply.median(), apply.median() / bare.median()),

@@ -69,10 +69,7 @@ pub fn file_size() {
 /// A cgroup of 200 MiB, of version 1 or 2.
 pub fn cgroup() {
     let name = format!("broody-test-{}", std::process::id());
-    let candidates = [
-        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
-        ("/sys/fs/cgroup", "memory.max"),
-    ];
+    let candidates = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
     let made = candidates.iter().find_map(|(root, limit)| {
         let folder = format!("{root}/{name}");
         std::fs::create_dir(&folder).ok()?;
