@@ -133,8 +133,8 @@ fn a_child_finds_null_as_its_input_no_foreign_descriptor_and_no_blocked_signal()
         let (null, open, mask) = child.unwrap().join().unwrap();
         assert!(null && mask, "{name}: input from null {null}, empty mask {mask}");
         if method(name) != StartMethod::Fork {
-            // Beside the streams: the socket to the supervisor and the channel to this process.
-            assert_eq!(open, [0, 1, 2, 3, 4], "{name}");
+            // Beside the streams: the socket to the supervisor, the program's shared memory, the channel to this process.
+            assert_eq!(open, [0, 1, 2, 3, 4, 5], "{name}");
         }
     }
     // SAFETY: it is the copy from above, and nobody else's.

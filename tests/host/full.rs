@@ -11,7 +11,8 @@ const MEBIBYTE: usize = 1 << 20;
 /// there is no room for it either.
 fn fill_and_empty(long: &[u8]) {
     let queue = BytesQueue::new().unwrap();
-    let message = vec![7; MEBIBYTE / 4];
+    // Short enough to lie in the queue itself.
+    let message = vec![7; 32 << 10];
     let mut put = 0;
     let error = loop {
         match queue.put(&message, None) {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::process::{Resource, Rlimit};
 
@@ -59,21 +60,32 @@ fn tightest(
     tightest
 }
 
-/// Less than this is asked for without a look at what there is, in bytes.
-const WORTH_A_LOOK: u64 = 1 << 20;
-
 /// Left to everybody else in the machine or cgroup, in bytes.
-const SPARE: u64 = 4 << 20;
+const SPARE: u64 = 8 << 20;
+
+/// How much may be taken, at most, from one look to the next, in bytes.
+const LONGEST_STRIDE: u64 = 64 << 20;
 
 /// Refuses what the machine, or this process's cgroup, has no memory for.
 ///
 /// Without this look, memory that is not there would wake the kernel's OOM killer instead of being an error. It is a look and no
-/// reservation: others may take the memory just after it.
+/// reservation: others may take the memory just after it. A look takes some system calls, so that there is one only when a quarter of what there
+/// was at the last one may be used up.
 pub(crate) fn check_memory(length: u64) -> Result<()> {
-    if length >= WORTH_A_LOOK && available_memory().is_some_and(|available| available < length + SPARE) {
-        return Err(Error::new("fallocate", rustix::io::Errno::NOMEM));
+    static UNSEEN: AtomicU64 = AtomicU64::new(0);
+    // Relaxed: an estimate. Where two threads take from it at once, there is a look too many or too few.
+    if let Some(left) = UNSEEN.load(Ordering::Relaxed).checked_sub(length) {
+        UNSEEN.store(left, Ordering::Relaxed);
+        return Ok(());
     }
-    Ok(())
+    let Some(available) = available_memory() else { return Ok(()) };
+    match available.checked_sub(length.saturating_add(SPARE)) {
+        None => Err(Error::new("fallocate", rustix::io::Errno::NOMEM)),
+        Some(left) => {
+            UNSEEN.store((left / 4).min(LONGEST_STRIDE), Ordering::Relaxed);
+            Ok(())
+        }
+    }
 }
 
 /// How much memory can be had without the OOM killer, in bytes: what the machine has, or less where a cgroup limits it.
