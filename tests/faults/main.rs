@@ -2,6 +2,8 @@
 
 mod full;
 mod host;
+mod many;
+mod memory;
 mod processes;
 mod repeated;
 mod supervisor;

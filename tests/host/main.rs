@@ -4,9 +4,11 @@ mod family;
 mod full;
 mod hostile;
 mod limits;
+mod memory;
 mod pools;
 mod repeated;
 mod supervisor;
+mod wakes;
 mod wrong;
 
 fn main() {
@@ -44,6 +46,7 @@ fn main() {
         ["full", "file-size"] => full::file_size(),
         ["full", "cgroup"] => full::cgroup(),
         ["full", "small-tmpfs"] => full::small_tmpfs(),
+        ["memory", scenario] => memory::run(scenario),
         ["executable", which] => wrong::executable(which),
         _ => panic!("no such scenario: {arguments:?}"),
     }

@@ -2,9 +2,10 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use broody_os::{Pid, proc};
+use broody_os::{Pid, fork, proc};
+use broody_shm::arena::Arena;
 
 /// Long enough that only a hang reaches it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -147,6 +148,45 @@ pub fn method(name: &str) -> broody::StartMethod {
         "fork" => broody::StartMethod::Fork,
         other => panic!("no start method: {other}"),
     }
+}
+
+/// A generator of numbers that look random, by George Marsaglia (xorshift64, Journal of Statistical Software 8(14), 2003).
+#[derive(Debug, Clone)]
+pub struct Random(u64);
+
+impl Random {
+    /// The numbers of `seed`, of which similar ones give others.
+    pub fn new(seed: u64) -> Self {
+        // Not 0, from which there is no way; the multiplier is that of Knuth's MMIX.
+        let mut random = Self(seed.wrapping_mul(6_364_136_223_846_793_005) | 1);
+        (0..10).for_each(|_| _ = random.below(2));
+        random
+    }
+
+    /// The next one, from 0 to `limit`, which is not reached.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+/// Another one each time.
+pub fn seed() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_nanos() as u64)
+}
+
+/// The shared memory of this process's program, to be looked at from outside.
+pub fn observer() -> &'static Arena {
+    let is_arena = |fd: &i32| {
+        std::fs::read_link(format!("/proc/self/fd/{fd}"))
+            .is_ok_and(|name| name.to_string_lossy().contains("memfd:broody-arena"))
+    };
+    let mut descriptors = proc::descriptors(fork::pid()).expect("/proc can be read").into_iter();
+    let descriptor = descriptors.find(is_arena).expect("the program has shared memory");
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(format!("/proc/self/fd/{descriptor}"));
+    Arena::open(file.expect("the file can be opened once more").into()).expect("it is an arena")
 }
 
 /// The names of all start methods.
