@@ -155,6 +155,9 @@ pub trait Parking<W = AtomicU32> {
     /// A chance for others to get on, before a sleep. `false` when it is time to sleep.
     fn spin(&self, round: u32) -> bool;
 
+    /// What was waited for came while this was spinning: it was worth it.
+    fn spun_well(&self) {}
+
     /// Looks whether `owner` is dead, and if so, puts right what it held.
     fn bury(&self, owner: Owner);
 

@@ -28,7 +28,7 @@ mod waiters;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicPtr};
+use std::sync::atomic::AtomicPtr;
 use std::sync::{Mutex, OnceLock};
 
 use broody_os::memory::Mapping;
@@ -63,8 +63,14 @@ pub struct Arena {
     local: AtomicPtr<held::Local>,
     /// The owner in it, and its number of forks above: what every operation looks at.
     me: AtomicU64,
-    spins: AtomicBool,
+    /// How long waiting begins with spinning, in rounds: at most, now; and how often there was none.
+    most_spins: u32,
+    spins: AtomicU32,
+    unspun: AtomicU32,
 }
+
+/// The most rounds of spinning: about as long as a sleep and a wake take.
+const MOST_SPINS: u32 = 12;
 
 /// Counts the forks on the way from the first process to this one: who finds another number is in a new process.
 static FORKS: AtomicU32 = AtomicU32::new(0);
@@ -137,6 +143,7 @@ impl Arena {
     fn map(file: SparseFile) -> Result<&'static Self, ArenaError> {
         watch_forks()?;
         let tables = file.map(0, TABLES)?;
+        let most_spins = if limits::cpu_count() > 1 { MOST_SPINS } else { 0 };
         Ok(Box::leak(Box::new(Self {
             file,
             tables,
@@ -144,7 +151,9 @@ impl Arena {
             mapping_windows: Mutex::new(()),
             local: AtomicPtr::new(std::ptr::null_mut()),
             me: AtomicU64::new(0),
-            spins: AtomicBool::new(limits::cpu_count() > 1),
+            most_spins,
+            spins: AtomicU32::new(most_spins),
+            unspun: AtomicU32::new(0),
         })))
     }
 
@@ -171,11 +180,6 @@ impl Arena {
     /// How many sleepers got on only because their sleep was bounded: nobody had woken them. Without deaths it stays 0.
     pub fn rescues(&self) -> u32 {
         self.header().rescues.load(Ordering::Relaxed)
-    }
-
-    /// Whether waiting may begin with spinning: there is more than one CPU.
-    pub(crate) fn may_spin(&self) -> bool {
-        self.spins.load(Ordering::Relaxed)
     }
 
     fn header(&self) -> &Header {
@@ -353,6 +357,10 @@ impl Parking for Plain<'_> {
 
     fn spin(&self, round: u32) -> bool {
         self.0.spin(round)
+    }
+
+    fn spun_well(&self) {
+        self.0.spun_well();
     }
 
     fn bury(&self, _: Owner) {}

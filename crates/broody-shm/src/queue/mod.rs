@@ -551,8 +551,12 @@ impl Queue {
             if slept == Slept::TimedOut || deadline.is_over() {
                 return Err(QueueError::TimedOut);
             }
-            while arena.spin(round) && self.is_empty() && !self.is_closed() {
+            while self.is_empty() && !self.is_closed() && arena.spin(round) {
                 round += 1;
+            }
+            if round > 0 && !self.is_empty() {
+                arena.spun_well();
+                round = 0;
             }
             if self.is_empty() {
                 let look = || !self.is_empty() || self.is_closed();

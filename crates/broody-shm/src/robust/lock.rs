@@ -96,6 +96,7 @@ impl<W: Word> LockWord<W> {
         while parking.spin(round) {
             round += 1;
             if let Some(acquired) = self.try_acquire(me) {
+                parking.spun_well();
                 return Ok(acquired);
             }
         }
