@@ -43,7 +43,7 @@ fn use_lock(lock: &BareLock, random: &mut Random, _: u64) {
 
 fn use_semaphore((free, taken): &(Semaphore, Semaphore), random: &mut Random, number: u64) {
     // Tokens go round.
-    let (from, to) = if number % 2 == 0 { (free, taken) } else { (taken, free) };
+    let (from, to) = if number.is_multiple_of(2) { (free, taken) } else { (taken, free) };
     if from.acquire(Some(short(random).unwrap_or(TIME))).unwrap() {
         to.release(1).unwrap();
     }
@@ -61,7 +61,7 @@ fn use_condition((turn, condition): &(Lock<u64>, Condition), random: &mut Random
 }
 
 fn use_event((ping, pong): &(Event, Event), random: &mut Random, number: u64) {
-    let (from, to) = if number % 2 == 0 { (ping, pong) } else { (pong, ping) };
+    let (from, to) = if number.is_multiple_of(2) { (ping, pong) } else { (pong, ping) };
     if from.wait(Some(short(random).unwrap_or(TIME))).unwrap() {
         from.clear();
         to.set().unwrap();
@@ -69,7 +69,7 @@ fn use_event((ping, pong): &(Event, Event), random: &mut Random, number: u64) {
 }
 
 fn use_queue((there, back): &(Queue<u64>, Queue<u64>), random: &mut Random, number: u64) {
-    let (from, to) = if number % 2 == 0 { (there, back) } else { (back, there) };
+    let (from, to) = if number.is_multiple_of(2) { (there, back) } else { (back, there) };
     let limit = short(random).unwrap_or(TIME);
     if let Ok(message) = from.get_timeout(limit) {
         to.put_timeout(message, PATIENCE).unwrap();
