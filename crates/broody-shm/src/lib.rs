@@ -18,6 +18,9 @@
 //! A peer is expected to be a process of the same program, which follows the protocol or is dead. What it could break all the
 //! same by writing to wild addresses is checked where it is read, and is [`Corrupt`].
 
+// The modules' comments are for who reads the code, whose documentation includes private items.
+#![allow(rustdoc::private_intra_doc_links)]
+
 pub mod arena;
 pub mod blob;
 pub mod duplex;

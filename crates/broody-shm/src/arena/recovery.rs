@@ -1,6 +1,6 @@
 //! What is put right when a process has died.
 //!
-//! By the supervisor, which looks at each dead child before it reaps it; or by whoever has waited for [`BOUND`] and finds
+//! By the supervisor, which looks at each dead child before it reaps it; or by whoever has waited for [a while](crate::sync::BOUND) and finds
 //! the holder dead. Under the arena's lock, so that there is one at a time, and in an order that can begin anew at any point:
 //!
 //! 1. The arena's own lock, if the dead process held it, is freed; who takes it next, this process most likely, rebuilds what is derived.
