@@ -29,6 +29,13 @@ fn filled(arena: &'static Arena, limits: Limits, count: u8, length: usize) -> St
     Stage { arena, queue, length, others: Vec::new(), end: RefCell::new(None) }
 }
 
+/// An empty queue that has its ring: that is made under the arena's lock, which a victim may have while it is stopped.
+fn used(arena: &'static Arena, length: usize) -> Stage {
+    let stage = filled(arena, UNBOUNDED, 0, length);
+    put_and_take(&stage);
+    stage
+}
+
 /// A message that can be known again, and seen to be whole.
 fn put_until(queue: &Queue, number: u8, length: usize, deadline: Deadline) -> Result<(), QueueError> {
     queue.put(Message { bytes: &vec![number; length], holds: &[] }, deadline)
@@ -293,7 +300,7 @@ fn who_sleeps_for_room_gets_that_which_a_dead_process_has_made() {
 fn who_waits_for_a_message_and_dies_leaves_it_to_others() {
     Operation::new(
         "take, after a wait",
-        |arena| filled(arena, UNBOUNDED, 0, 40),
+        |arena| used(arena, 40),
         |stage| assert_eq!(take(&stage.queue, stage.length), 1),
         |mut stage| {
             let left = stage.others[0].settle();
@@ -346,7 +353,7 @@ fn who_waits_for_room_and_dies_leaves_it_to_others() {
 fn waits_for_message() -> Operation<Stage> {
     Operation::new(
         "take, after a wait",
-        |arena| filled(arena, UNBOUNDED, 0, 40),
+        |arena| used(arena, 40),
         |stage| assert_eq!(take(&stage.queue, stage.length), 1),
         |stage| is_either(&stage, &[1], &[]),
     )
