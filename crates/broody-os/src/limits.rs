@@ -1,4 +1,4 @@
-//! CPUs, memory and descriptors at hand. See sched_getaffinity(2), cgroups(7), proc_meminfo(5), getrlimit(2).
+//! CPUs, memory and descriptors at hand. See sched_getaffinity(2), sched_getcpu(3), cgroups(7), proc_meminfo(5), getrlimit(2).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,15 @@ pub fn cpu_count() -> usize {
         Some(quota) => affinity.min(quota.ceil().max(1.0) as usize),
         None => affinity,
     }
+}
+
+/// The CPU that the calling thread runs on at this instant. See sched_getcpu(3), which is no system call here.
+#[inline]
+pub fn current_cpu() -> u32 {
+    // SAFETY: takes nothing and touches nothing of ours.
+    let cpu = unsafe { libc::sched_getcpu() };
+    // -1 without the system call (ENOSYS): then every thread is on the same unknown CPU.
+    cpu as u32
 }
 
 /// Where cgroups are mounted.

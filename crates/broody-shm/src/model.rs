@@ -162,11 +162,13 @@ impl Parking<ModelWord> for Thread<'_> {
         self.0.wake_some(word, count);
     }
 
-    fn spin(&self, _: u32) -> bool {
+    fn may_spin(&self) -> bool {
         false
     }
 
-    fn bury(&self, _: Owner) {}
+    fn bury(&self, _: Owner) -> bool {
+        false
+    }
 
     fn note_rescue(&self) {}
 }
@@ -440,7 +442,7 @@ impl Ring {
 
 #[test]
 fn a_message_is_whole_and_reaches_the_taker_whatever_becomes_of_another_putter() {
-    for_every_death(12, |life| {
+    for_every_death(24, |life| {
         let kernel = Arc::new(Kernel::default());
         let ring = Arc::new(Ring::default());
         let (theirs, their_kernel, to_repair) = (ring.clone(), kernel.clone(), ring.clone());
@@ -462,7 +464,7 @@ fn a_message_is_whole_and_reaches_the_taker_whatever_becomes_of_another_putter()
 
 #[test]
 fn a_message_whose_taker_dies_is_taken_by_another_or_was_taken() {
-    for_every_death(12, |life| {
+    for_every_death(24, |life| {
         let kernel = Arc::new(Kernel::default());
         let ring = Arc::new(Ring::default());
         ring.put(owner(0), &Thread(&kernel, 0), 1);

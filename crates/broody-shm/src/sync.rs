@@ -141,6 +141,26 @@ pub enum Slept {
     TimedOut,
 }
 
+/// How long one who waits for a short piece of work of another spins before it sleeps, in pauses.
+pub(crate) const BRIEF: u32 = 127;
+
+/// Looks again and again, at growing distances, for so many pauses of the CPU. Whether `look` was ever true.
+pub(crate) fn spin(pauses: u32, mut look: impl FnMut() -> bool) -> bool {
+    let (mut spent, mut step) = (0, 1);
+    while spent < pauses {
+        for _ in 0..step {
+            std::hint::spin_loop();
+        }
+        spent += step;
+        // No further apart than it takes a word to come from another CPU.
+        step = (2 * step).min(64);
+        if look() {
+            return true;
+        }
+    }
+    false
+}
+
 /// How a process sleeps on words in shared memory.
 ///
 /// Whoever sleeps is known to the arena, so that a death can wake everybody: the dead process may have been about to wake them, or may have
@@ -152,14 +172,11 @@ pub trait Parking<W = AtomicU32> {
     /// Wakes at most `count` of those that sleep on `word`.
     fn wake(&self, word: &W, count: u32);
 
-    /// A chance for others to get on, before a sleep. `false` when it is time to sleep.
-    fn spin(&self, round: u32) -> bool;
+    /// Whether waiting may begin with [spinning](spin): somebody else may be running meanwhile.
+    fn may_spin(&self) -> bool;
 
-    /// What was waited for came while this was spinning: it was worth it.
-    fn spun_well(&self) {}
-
-    /// Looks whether `owner` is dead, and if so, puts right what it held.
-    fn bury(&self, owner: Owner);
+    /// Looks whether `owner` is dead, and if so, puts right what it held. Whether nothing of it is left.
+    fn bury(&self, owner: Owner) -> bool;
 
     /// Somebody got on only because his sleep was bounded: nobody woke him. Counted, since without deaths it must not happen.
     fn note_rescue(&self);

@@ -202,3 +202,30 @@ mod against_a_model {
         }
     }
 }
+
+#[test]
+fn a_panic_while_a_message_is_looked_at_takes_it_and_keeps_nobody_up() {
+    let arena = Arena::create(1).unwrap();
+    let queue = Queue::new(arena, Limits::default(), 0, false).unwrap();
+    for number in 0..5u8 {
+        queue.put(message(&[number]), Deadline::Now).unwrap();
+    }
+    // The short way is open once the ring is mapped.
+    queue.take(&mut Vec::new(), Deadline::Now).unwrap();
+    let panics = |work: &dyn Fn()| {
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err());
+    };
+    // The short way, and the other one.
+    panics(&|| _ = queue.take_short(|_| -> Option<()> { panic!("on purpose") }));
+    panics(&|| _ = queue.take_many(1, Deadline::Now, |_, _| panic!("on purpose")));
+    let child = in_child(|| {
+        let mut buffer = Vec::new();
+        for number in 3..5 {
+            queue.take(&mut buffer, soon()).unwrap();
+            assert_eq!(buffer, [number]);
+        }
+        queue.put(message(b"more"), soon()).unwrap();
+    });
+    join(child);
+    assert_eq!(queue.len(), 1);
+}

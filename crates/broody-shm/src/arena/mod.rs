@@ -63,14 +63,9 @@ pub struct Arena {
     local: AtomicPtr<held::Local>,
     /// The owner in it, and its number of forks above: what every operation looks at.
     me: AtomicU64,
-    /// How long waiting begins with spinning, in rounds: at most, now; and how often there was none.
-    most_spins: u32,
-    spins: AtomicU32,
-    unspun: AtomicU32,
+    /// Others may run while this process waits: there is more than one CPU.
+    many_cpus: bool,
 }
-
-/// The most rounds of spinning: about as long as a sleep and a wake take.
-const MOST_SPINS: u32 = 12;
 
 /// Counts the forks on the way from the first process to this one: who finds another number is in a new process.
 static FORKS: AtomicU32 = AtomicU32::new(0);
@@ -143,7 +138,6 @@ impl Arena {
     fn map(file: SparseFile) -> Result<&'static Self, ArenaError> {
         watch_forks()?;
         let tables = file.map(0, TABLES)?;
-        let most_spins = if limits::cpu_count() > 1 { MOST_SPINS } else { 0 };
         Ok(Box::leak(Box::new(Self {
             file,
             tables,
@@ -151,9 +145,7 @@ impl Arena {
             mapping_windows: Mutex::new(()),
             local: AtomicPtr::new(std::ptr::null_mut()),
             me: AtomicU64::new(0),
-            most_spins,
-            spins: AtomicU32::new(most_spins),
-            unspun: AtomicU32::new(0),
+            many_cpus: limits::cpu_count() > 1,
         })))
     }
 
@@ -355,15 +347,13 @@ impl Parking for Plain<'_> {
         self.0.wake(word, count);
     }
 
-    fn spin(&self, round: u32) -> bool {
-        self.0.spin(round)
+    fn may_spin(&self) -> bool {
+        self.0.may_spin()
     }
 
-    fn spun_well(&self) {
-        self.0.spun_well();
+    fn bury(&self, _: Owner) -> bool {
+        false
     }
-
-    fn bury(&self, _: Owner) {}
 
     fn note_rescue(&self) {}
 }

@@ -69,7 +69,7 @@ impl Arena {
             Kind::Lock => size_of::<robust::guarded::Guarded>(),
             Kind::Permits => size_of::<robust::permits::Permits>(),
             Kind::Barrier => size_of::<robust::barrier::Barrier>(),
-            Kind::Queue => size_of::<queue::Control>(),
+            Kind::Queue => size_of::<queue::control::Control>(),
             _ => 0,
         };
         if body.length() < least as u64 {
@@ -79,7 +79,7 @@ impl Arena {
             Kind::Lock => body.get::<robust::guarded::Guarded>().repair(dead),
             Kind::Permits => body.get::<robust::permits::Permits>().repair(&body, dead),
             Kind::Barrier if took_part => body.get::<robust::barrier::Barrier>().break_by_death(),
-            Kind::Queue => body.get::<queue::Control>().repair(dead, &hold.position),
+            Kind::Queue => body.get::<queue::control::Control>().repair(dead, &hold.position),
             Kind::Barrier
             | Kind::Semaphore
             | Kind::Condition

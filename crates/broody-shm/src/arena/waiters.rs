@@ -178,34 +178,12 @@ impl Parking for Arena {
         futex::wake(word, count);
     }
 
-    /// As long as it was worth it lately: where the other side has no CPU to run on meanwhile, spinning only keeps it from running. It is tried
-    /// again now and then.
-    fn spin(&self, round: u32) -> bool {
-        // Relaxed: hints of this process to itself.
-        let most = self.spins.load(Ordering::Relaxed);
-        if round >= most {
-            if round > 0 {
-                self.spins.store(most / 2, Ordering::Relaxed);
-            } else if self.unspun.fetch_add(1, Ordering::Relaxed) % 64 == 63 {
-                self.spins.store(self.most_spins, Ordering::Relaxed);
-            }
-            return false;
-        }
-        for _ in 0..(1 << round.min(5)) {
-            std::hint::spin_loop();
-        }
-        true
+    fn may_spin(&self) -> bool {
+        self.many_cpus
     }
 
-    fn spun_well(&self) {
-        let most = self.spins.load(Ordering::Relaxed);
-        self.spins.store((most + 2).min(self.most_spins), Ordering::Relaxed);
-    }
-
-    fn bury(&self, owner: Owner) {
-        if self.is_dead(owner) {
-            self.recover(owner, Deadline::after(BOUND));
-        }
+    fn bury(&self, owner: Owner) -> bool {
+        self.is_dead(owner) && self.recover(owner, Deadline::after(BOUND))
     }
 
     fn note_rescue(&self) {

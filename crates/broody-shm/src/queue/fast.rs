@@ -3,9 +3,10 @@
 //! The same protocol as in the [module](super), with nothing in it that is not needed for this case. Whatever is out of the ordinary (the lock
 //! is taken, or says that its holder died; the queue is closed, full or empty; its ring has changed) is left to the other way.
 
+use super::control::{Control, Taking};
 use super::frame::Incoming;
 use super::mark::{MOST_MESSAGES, Mark};
-use super::{Control, Queue, frame};
+use super::{Queue, frame};
 use crate::owner::Owner;
 use crate::sync::{AtomicU32, Ordering, Word};
 
@@ -18,11 +19,12 @@ impl Queue {
     pub(super) fn put_short(&self, bytes: &[u8]) -> bool {
         let control = self.control();
         let Ok(me) = self.held.owner() else { return false };
-        if bytes.len() > SHORT || !control.tx.0.lock.try_take(me) {
+        if bytes.len() > SHORT {
             return false;
         }
+        let Some(locked) = control.tx.0.try_lock(me, self.arena()) else { return false };
         let put = self.put_short_locked(control, me, bytes);
-        control.tx.0.lock.release(me, self.arena());
+        drop(locked);
         if put {
             <AtomicU32 as Word>::fence_after_exchange();
             control.items.0.announce(self.arena(), 1);
@@ -44,19 +46,17 @@ impl Queue {
             0 => MOST_MESSAGES - 1,
             most => most,
         };
-        let tail = Mark(control.tx.0.mark.load(Ordering::Relaxed));
+        let tail = control.tx.0.own_mark();
         let fits = |head: Mark| head.bytes_to(tail) + length <= most_bytes && head.messages_to(tail) < most;
         if !fits(Mark(control.tx.0.seen.load(Ordering::Relaxed))) {
-            // Acquire: the takers have read what they took.
-            let head = Mark(control.rx.0.mark.load(Ordering::Acquire));
+            let head = control.rx.0.mark();
             control.tx.0.seen.store(head.0, Ordering::Relaxed);
             if !fits(head) {
                 return false;
             }
         }
         ring.write_short(tail, bytes);
-        // Release: publishes the message. The one store that puts it.
-        control.tx.0.mark.store(tail.after(length).0, Ordering::Release);
+        control.tx.0.publish(tail.after(length));
         true
     }
 
@@ -65,11 +65,9 @@ impl Queue {
     pub fn take_short<R>(&self, each: impl FnOnce(&[u8]) -> Option<R>) -> Option<R> {
         let control = self.control();
         let me = self.held.owner().ok()?;
-        if !control.rx.0.lock.try_take(me) {
-            return None;
-        }
+        let locked = control.rx.0.try_lock(me, self.arena())?;
         let taken = self.take_short_locked(control, me, each);
-        control.rx.0.lock.release(me, self.arena());
+        drop(locked);
         if taken.is_some() {
             <AtomicU32 as Word>::fence_after_exchange();
             self.announce_room(1);
@@ -84,21 +82,24 @@ impl Queue {
         me: Owner,
         each: impl FnOnce(&[u8]) -> Option<R>,
     ) -> Option<R> {
-        let head = Mark(control.rx.0.mark.load(Ordering::Relaxed));
+        let head = control.rx.0.own_mark();
         let mut tail = Mark(control.rx.0.seen.load(Ordering::Relaxed));
         if head == tail {
-            // Acquire: the messages that it publishes.
-            tail = Mark(control.tx.0.mark.load(Ordering::Acquire));
+            tail = control.tx.0.mark();
             control.rx.0.seen.store(tail.0, Ordering::Relaxed);
         }
-        if head == tail || control.fixed.0.counts_tasks.load(Ordering::Relaxed) != 0 {
+        if head == tail || control.counts_tasks() {
             return None;
         }
         let ring = self.rx.current(control, me)?;
         let message = ring.read(head, tail).ok().filter(Incoming::is_plain)?;
-        let result = each(message.bytes())?;
-        // Release: this taker has read it. The one store that takes it.
-        control.rx.0.mark.store(head.after(message.length()).0, Ordering::Release);
-        Some(result)
+        let taking = Taking { control, head: head.after(message.length()) };
+        let result = each(message.bytes());
+        match result {
+            Some(_) => drop(taking),
+            // It stays where it is.
+            None => std::mem::forget(taking),
+        }
+        result
     }
 }

@@ -128,7 +128,7 @@ struct View {
 impl Side {
     /// The ring that the queue has now, if this process has it mapped already.
     #[inline]
-    pub(super) fn current(&self, control: &super::Control, me: Owner) -> Option<&Ring> {
+    pub(super) fn current(&self, control: &super::control::Control, me: Owner) -> Option<&Ring> {
         // Acquire: the copy in a new ring. It changes only under both locks.
         let word = control.fixed.0.ring.load(super::Ordering::Acquire);
         // SAFETY: the caller has this side's lock.
@@ -139,7 +139,7 @@ impl Side {
     /// The ring that the queue has now; `None` when it has none yet.
     #[inline]
     pub(super) fn ring(&self, queue: &Held, me: Owner) -> Result<Option<&Ring>, ArenaError> {
-        let control = queue.body().get::<super::Control>();
+        let control = queue.body().get::<super::control::Control>();
         // Acquire: the copy in a new ring. It changes only under both locks.
         let word = control.fixed.0.ring.load(super::Ordering::Acquire);
         // SAFETY: the caller has this side's lock.

@@ -6,8 +6,9 @@
 //!
 //! # What a SIGKILL leaves
 //!
-//! Of a sleeper: a number of sleepers that is too high, which costs a wake of nobody each time. Of the other side, between its publication
-//! and its wake: the [repair](Sleepers::repair) counts up in its place, and the broadcast wakes.
+//! Of a sleeper: a number of sleepers that is too high, which costs a wake of nobody, once. (After 65,536 such deaths the number overflows, and
+//! one sleeper waits for [`BOUND`](crate::sync::BOUND); then it is 0 again.) Of the other side, between its publication and its wake: the
+//! [repair](Sleepers::repair) counts up in its place, and the broadcast wakes.
 
 use crate::arena::Arena;
 use crate::sync::{AtomicU32, Ordering, Parking, Slept, Word};
@@ -17,10 +18,15 @@ use crate::sync::{AtomicU32, Ordering, Parking, Slept, Word};
 #[repr(C)]
 pub(crate) struct Sleepers<W = AtomicU32> {
     changes: W,
+    /// In the lower half, how many sleep; in the upper half, how many of those were woken and have not left yet. Only the others can be woken:
+    /// so a wake is not made again while one is on its way.
     sleeping: W,
     /// Somebody watches by a descriptor, and wants his bell rung once.
     watched: W,
 }
+
+/// One more in the upper half of `sleeping`.
+const WOKEN: u32 = 1 << 16;
 
 impl<W: Word> Sleepers<W> {
     /// Sleeps, unless `look` finds that there is no need. `sleep` sleeps on a word while it is the value given.
@@ -30,17 +36,48 @@ impl<W: Word> Sleepers<W> {
         // Acquire: who reads the number of a change sees that change in the look that follows.
         let changes = self.changes.load(Ordering::Acquire);
         let slept = if look() { Slept::Perhaps } else { sleep(&self.changes, changes) };
-        self.sleeping.fetch_sub(1, Ordering::Relaxed);
+        self.leave();
         slept
+    }
+
+    /// A sleeper looks for itself from now on.
+    fn leave(&self) {
+        let mut word = self.sleeping.load(Ordering::Relaxed);
+        loop {
+            // One wake less is on its way. If it was another's, that one is woken again: rather one wake too many than one too few.
+            let left = if word >= WOKEN { word - WOKEN } else { word }.saturating_sub(1);
+            match self.sleeping.compare_exchange(word, left, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => word = now,
+            }
+        }
     }
 
     /// After a publication and a full fence: wakes `count` of those who sleep.
     #[inline]
     pub(crate) fn wake(&self, parking: &impl Parking<W>, count: u32) {
-        if self.sleeping.load(Ordering::Relaxed) > 0 {
-            // Release: pairs with the sleeper's acquire.
-            self.changes.fetch_add(1, Ordering::Release);
-            parking.wake(&self.changes, count);
+        let word = self.sleeping.load(Ordering::Relaxed);
+        if word != 0 {
+            self.wake_some(parking, count, word);
+        }
+    }
+
+    #[cold]
+    fn wake_some(&self, parking: &impl Parking<W>, count: u32, mut word: u32) {
+        loop {
+            let some = count.min((word % WOKEN).saturating_sub(word / WOKEN));
+            if some == 0 {
+                return;
+            }
+            let woken = word + some * WOKEN;
+            match self.sleeping.compare_exchange(word, woken, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => {
+                    // Release: pairs with the sleeper's acquire.
+                    self.changes.fetch_add(1, Ordering::Release);
+                    return parking.wake(&self.changes, some);
+                }
+                Err(now) => word = now,
+            }
         }
     }
 

@@ -13,8 +13,9 @@
 //! The tasks of a dead process will not be done. They vanish with its hold, so that a join does not wait for them, and are added to `lost`, so that
 //! they can be seen.
 
+use super::Queue;
+use super::control::Control;
 use super::mark::{MOST_MESSAGES, Mark};
-use super::{Control, Queue};
 use crate::arena::Arena;
 use crate::owner::Owner;
 use crate::sync::{AtomicU32, AtomicU64, Deadline, Ordering, Parking, Slept, fence};
@@ -54,10 +55,6 @@ fn intent(count: u64, head: Mark) -> u64 {
 }
 
 impl Queue {
-    pub(super) fn counts_tasks(&self) -> bool {
-        self.control().fixed.0.counts_tasks.load(Ordering::Relaxed) != 0
-    }
-
     /// Under the lock of takers, before the store of the head.
     pub(super) fn note_taken(&self, head: Mark) {
         let leases = self.held.own_hold();
@@ -65,13 +62,6 @@ impl Queue {
         // Release: in this order for whoever repairs.
         self.control().tasks.0.intent.store(intent(count, head), Ordering::Release);
         leases.fetch_add(1, Ordering::Release);
-    }
-
-    /// After it.
-    pub(super) fn noted_taken(&self) {
-        if self.counts_tasks() {
-            self.control().tasks.0.intent.store(0, Ordering::Release);
-        }
     }
 
     /// A task that was taken is done: one of this process's, or, if it has none, anybody's.
@@ -101,11 +91,11 @@ impl Queue {
     /// How many messages were put and are not done, those in the queue included.
     pub fn unfinished(&self) -> usize {
         loop {
-            let (before, waiting) = (self.tail(), self.len());
+            let (before, waiting) = (self.control().tx.0.mark(), self.len());
             let index = self.held.name().index;
             let taken: u64 = self.arena().holds_of(index).map(|leases| leases.load(Ordering::Acquire)).sum();
             // A task that was put in the meantime may have been overlooked on its way.
-            if before == self.tail() {
+            if before == self.control().tx.0.mark() {
                 return waiting + taken as usize;
             }
         }
@@ -138,12 +128,25 @@ impl Queue {
 }
 
 impl Control {
+    #[inline]
+    pub(super) fn counts_tasks(&self) -> bool {
+        self.fixed.0.counts_tasks.load(Ordering::Relaxed) != 0
+    }
+
+    /// Under the lock of takers, after the store of the head.
+    #[inline]
+    pub(super) fn noted_taken(&self) {
+        if self.counts_tasks() {
+            self.tasks.0.intent.store(0, Ordering::Release);
+        }
+    }
+
     /// The tasks of `dead`, which holds whatever lock it held, are lost.
     pub(super) fn repair_tasks(&self, dead: Owner, leases: &AtomicU64) {
         let tasks = &self.tasks.0;
         let noted = tasks.intent.load(Ordering::Acquire);
-        if noted & VALID != 0 && self.rx.0.lock.holder() == Some(dead) {
-            let head = Mark(self.rx.0.mark.load(Ordering::Acquire));
+        if noted & VALID != 0 && self.rx.0.holder() == Some(dead) {
+            let head = self.rx.0.mark();
             let before = (noted & !VALID) >> 28;
             let taken = intent(before, head) != noted;
             leases.store(before + u64::from(taken), Ordering::Relaxed);

@@ -24,7 +24,7 @@
 //! * with WAITERS set and not asleep yet: one wake too many, later.
 
 use crate::owner::Owner;
-use crate::sync::{AtomicU32, Deadline, Ordering, Parking, Slept, TimedOut, Word};
+use crate::sync::{AtomicU32, BRIEF, Deadline, Ordering, Parking, Slept, TimedOut, Word, spin};
 
 const WAITERS: u32 = 1 << 30;
 const OWNER_DIED: u32 = 1 << 31;
@@ -92,13 +92,13 @@ impl<W: Word> LockWord<W> {
 
     #[cold]
     fn wait(&self, me: Owner, parking: &impl Parking<W>, deadline: Deadline) -> Result<Acquired, TimedOut> {
-        let mut round = 0;
-        while parking.spin(round) {
-            round += 1;
-            if let Some(acquired) = self.try_acquire(me) {
-                parking.spun_well();
-                return Ok(acquired);
-            }
+        let mut acquired = None;
+        let mut look = || {
+            acquired = self.try_acquire_with(me, 0);
+            acquired.is_some()
+        };
+        if parking.may_spin() && spin(BRIEF, &mut look) {
+            return acquired.ok_or(TimedOut);
         }
         let (mut flags, mut slept) = (0, Slept::Perhaps);
         loop {
@@ -116,8 +116,9 @@ impl<W: Word> LockWord<W> {
             }
             let word = self.0.load(Ordering::Relaxed);
             let Some(holder) = Owner::in_word(word) else { continue };
-            if slept == Slept::Bound {
-                parking.bury(holder);
+            if slept == Slept::Bound && parking.bury(holder) {
+                // Done already, but where somebody was gone before and had forgotten this lock.
+                self.repair(holder);
             }
             // Relaxed: the flag carries nothing but itself.
             if word & WAITERS == 0
@@ -231,11 +232,13 @@ mod tests {
 
         fn wake(&self, _: &AtomicU32, _: u32) {}
 
-        fn spin(&self, _: u32) -> bool {
+        fn may_spin(&self) -> bool {
             false
         }
 
-        fn bury(&self, _: Owner) {}
+        fn bury(&self, _: Owner) -> bool {
+            false
+        }
 
         fn note_rescue(&self) {}
     }
