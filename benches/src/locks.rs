@@ -21,17 +21,19 @@ fn uncontended(pair: impl Fn()) -> f64 {
 }
 
 /// What each of two processes adds.
-const INCREMENTS: u64 = 500_000;
+const INCREMENTS: u64 = 2_000_000;
 
-fn increment((counter, gate): (Lock<u64>, Gate)) -> Times {
+/// On CPU number `cpu`: on one and the same they would not contend.
+fn increment((counter, gate, cpu): (Lock<u64>, Gate, usize)) -> Times {
+    bare::pin(0, &[cpu]);
     gate.work(|| (0..INCREMENTS).for_each(|_| *counter.lock().unwrap() += 1))
 }
 
 /// Increments a second of two processes.
 fn contended() -> f64 {
     let (counter, gate) = (Lock::new(0u64).unwrap(), Gate::new(2));
-    let start = || broody::spawn(increment, (counter.clone(), gate.clone())).unwrap();
-    let rate = 2.0 * INCREMENTS as f64 / seconds(vec![start(), start()]);
+    let start = |cpu| broody::spawn(increment, (counter.clone(), gate.clone(), cpu)).unwrap();
+    let rate = 2.0 * INCREMENTS as f64 / seconds(vec![start(0), start(1)]);
     assert_eq!(*counter.lock().unwrap(), 2 * INCREMENTS);
     rate
 }
@@ -80,9 +82,12 @@ impl Pthread {
     /// As [`contended`], and by the same means.
     fn contended(robust: libc::c_int) -> f64 {
         let (guarded, gate) = (Self::new(robust), Gate::new(2));
-        let start =
-            || broody::fork(|| gate.work(|| (0..INCREMENTS).for_each(|_| guarded.increment()))).unwrap();
-        let rate = 2.0 * INCREMENTS as f64 / seconds(vec![start(), start()]);
+        let increment = |cpu| {
+            bare::pin(0, &[cpu]);
+            gate.work(|| (0..INCREMENTS).for_each(|_| guarded.increment()))
+        };
+        let start = |cpu| broody::fork(|| increment(cpu)).unwrap();
+        let rate = 2.0 * INCREMENTS as f64 / seconds(vec![start(0), start(1)]);
         // SAFETY: nobody writes to it any more.
         assert_eq!(unsafe { (*guarded.guarded()).counter }, 2 * INCREMENTS);
         rate

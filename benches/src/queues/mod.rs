@@ -163,7 +163,7 @@ fn millions(rate: f64) -> String {
 
 fn short_messages(table: &mut Table) {
     let size = size_of::<Pair>();
-    let counts = Counts { fast: 300_000, slow: 30_000 };
+    let counts = Counts { fast: 1_000_000, slow: 50_000 };
     let fast = counts.fast;
     let mut race = Race::default();
     race.add("BytesQueue", || ours(bytes(), 1, fast, size));
@@ -236,7 +236,7 @@ fn short_messages(table: &mut Table) {
 
 fn middling_messages(table: &mut Table) {
     let size = 1 << 10;
-    let counts = Counts { fast: 60_000, slow: 15_000 };
+    let counts = Counts { fast: 200_000, slow: 30_000 };
     let fast = counts.fast;
     let mut race = Race::default();
     race.add("BytesQueue", || ours(bytes(), 1, fast, size));

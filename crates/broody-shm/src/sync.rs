@@ -141,12 +141,9 @@ pub enum Slept {
     TimedOut,
 }
 
-/// How long one who waits for a short piece of work of another spins before it sleeps, in pauses.
-pub(crate) const BRIEF: u32 = 127;
-
-/// Looks again and again, at growing distances, for so many pauses of the CPU. Whether `look` was ever true.
-pub(crate) fn spin(pauses: u32, mut look: impl FnMut() -> bool) -> bool {
-    let (mut spent, mut step) = (0, 1);
+/// Looks again and again, after `first` pauses of the CPU and then at growing distances, for `pauses` in all. Whether `look` was ever true.
+pub(crate) fn spin(first: u32, pauses: u32, mut look: impl FnMut() -> bool) -> bool {
+    let (mut spent, mut step) = (0, first);
     while spent < pauses {
         for _ in 0..step {
             std::hint::spin_loop();
@@ -159,6 +156,11 @@ pub(crate) fn spin(pauses: u32, mut look: impl FnMut() -> bool) -> bool {
         }
     }
     false
+}
+
+/// Spins, if that makes sense, as long as a short piece of work of another takes.
+pub(crate) fn spin_briefly<W>(parking: &impl Parking<W>, look: impl FnMut() -> bool) -> bool {
+    parking.may_spin() && spin(8, 127, look)
 }
 
 /// How a process sleeps on words in shared memory.

@@ -103,6 +103,13 @@ impl Drop for Taking<'_> {
 /// machine (some 40 us). With less, two processes that answer each other never find each other awake.
 const PATIENCE: u32 = 2048;
 
+/// Pauses before the first look of one who waits for an answer.
+pub(super) const SOON: u32 = 4;
+
+/// Pauses before the first look of one who waits for more of many. The line with the other side's mark goes to and fro between the CPUs with each look: it
+/// shall be worth it.
+pub(super) const LATER: u32 = 64;
+
 /// The CPU that this thread is on, plus one.
 #[inline]
 fn place() -> u32 {
@@ -155,10 +162,10 @@ impl SideWords {
         self.place.load(Ordering::Relaxed) != 0
     }
 
-    /// Looks again and again whether this side has done something. Whether it was worth it.
-    pub(super) fn spin(&self, arena: &Arena, look: impl Fn() -> bool) -> bool {
+    /// Looks again and again, first after so many pauses, whether this side has done something. Whether it was worth it.
+    pub(super) fn spin(&self, arena: &Arena, first: u32, look: impl Fn() -> bool) -> bool {
         // Where this side is at home on this very CPU, it gets on only when this thread sleeps.
-        arena.may_spin() && self.place.load(Ordering::Relaxed) != place() && spin(PATIENCE, look)
+        arena.may_spin() && self.place.load(Ordering::Relaxed) != place() && spin(first, PATIENCE, look)
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use super::control::LATER;
 use super::mark::Mark;
 use super::{Queue, QueueError, ring};
 use crate::arena::{Kind, Request};
@@ -55,7 +56,7 @@ impl Queue {
         let look = || control.rx.0.mark().bytes_to(tail) <= capacity / 2;
         let deadline = Deadline::after(CHANCE.max(Duration::from_nanos(capacity as u64 / 4)));
         loop {
-            if control.rx.0.spin(arena, look) {
+            if control.rx.0.spin(arena, LATER, look) {
                 return true;
             }
             let slept = control.room.0.sleep(look, |word, value| arena.sleep(word, value, deadline));

@@ -57,7 +57,7 @@ pub use tasks::TooManyDone;
 
 use crate::arena::{Arena, Held, HoldId, Kind, Request, Transit};
 use crate::blob::Blob;
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 use crate::{ArenaError, Corrupt};
 use control::{CLOSED, Control, NO_TAKER};
 use grow::LastChance;
@@ -125,6 +125,8 @@ pub struct Queue {
     tx: Side,
     rx: Side,
     last_chance: LastChance,
+    /// Where the head was when this process last found no message.
+    emptied: AtomicU64,
 }
 
 impl Queue {
@@ -162,6 +164,7 @@ impl Queue {
             tx: Side::default(),
             rx: Side::default(),
             last_chance: LastChance::default(),
+            emptied: AtomicU64::new(0),
         })
     }
 

@@ -1,7 +1,7 @@
 //! Putting: what is too long for the ring is set apart first; then, under the lock of putters, as many messages as there is room for are
 //! written behind the tail, and one store of the tail publishes them.
 
-use super::control::Locked;
+use super::control::{Locked, SOON};
 use super::frame::Outgoing;
 use super::mark::{MOST_MESSAGES, Mark};
 use super::ring::Ring;
@@ -78,7 +78,7 @@ impl Queue {
                 return Err(QueueError::TimedOut);
             }
             let look = || self.has_room(first) || self.is_closed();
-            if slept == Slept::Bound || !control.rx.0.spin(arena, look) {
+            if slept == Slept::Bound || !control.rx.0.spin(arena, SOON, look) {
                 slept = control.room.0.sleep(look, |word, value| arena.sleep(word, value, deadline));
             }
         }

@@ -1,6 +1,6 @@
 //! Taking: under the lock of takers, the message at the head is read, and one store of the head takes it.
 
-use super::control::{Locked, Taking};
+use super::control::{LATER, Locked, SOON, Taking};
 use super::mark::Mark;
 use super::{Queue, QueueError, Taken};
 use crate::Corrupt;
@@ -99,10 +99,17 @@ impl Queue {
                 return Err(QueueError::TimedOut);
             }
             let look = || !self.is_empty() || self.is_closed();
-            if slept == Slept::Bound || !control.tx.0.spin(arena, look) {
+            if slept == Slept::Bound || !control.tx.0.spin(arena, self.first_look(), look) {
                 slept = control.items.0.sleep(look, |word, value| arena.sleep(word, value, deadline));
             }
         }
+    }
+
+    /// How soon to look whether the queue is empty no more. Where more than one message came since the last time, more are under way.
+    fn first_look(&self) -> u32 {
+        let head = self.control().rx.0.mark();
+        let before = Mark(self.emptied.swap(head.0, Ordering::Relaxed));
+        if before.messages_to(head) > 1 { LATER } else { SOON }
     }
 
     /// Takes what is there, at most `most`.

@@ -11,7 +11,7 @@
 use crate::ArenaError;
 use crate::arena::{Arena, Kind, Words};
 use crate::handle::{Handle, Primitive};
-use crate::sync::{AtomicU32, BRIEF, Deadline, Ordering, Parking, Slept, Word, spin};
+use crate::sync::{AtomicU32, Deadline, Ordering, Parking, Slept, Word, spin_briefly};
 
 /// The words, in shared memory. All zero bytes are an event that is not set.
 #[derive(Debug, Default)]
@@ -47,7 +47,7 @@ impl<W: Word> Event<W> {
 
     /// Waits until the flag is set, at most until `deadline`. Whether it is set, or was when this was woken.
     pub fn wait(&self, parking: &impl Parking<W>, deadline: Deadline) -> bool {
-        if self.is_set() || parking.may_spin() && spin(BRIEF, || self.is_set()) {
+        if self.is_set() || spin_briefly(parking, || self.is_set()) {
             return true;
         }
         let mut slept = Slept::Perhaps;

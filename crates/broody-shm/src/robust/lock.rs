@@ -24,7 +24,7 @@
 //! * with WAITERS set and not asleep yet: one wake too many, later.
 
 use crate::owner::Owner;
-use crate::sync::{AtomicU32, BRIEF, Deadline, Ordering, Parking, Slept, TimedOut, Word, spin};
+use crate::sync::{AtomicU32, Deadline, Ordering, Parking, Slept, TimedOut, Word, spin_briefly};
 
 const WAITERS: u32 = 1 << 30;
 const OWNER_DIED: u32 = 1 << 31;
@@ -97,7 +97,7 @@ impl<W: Word> LockWord<W> {
             acquired = self.try_acquire_with(me, 0);
             acquired.is_some()
         };
-        if parking.may_spin() && spin(BRIEF, &mut look) {
+        if spin_briefly(parking, &mut look) {
             return acquired.ok_or(TimedOut);
         }
         let (mut flags, mut slept) = (0, Slept::Perhaps);

@@ -13,7 +13,7 @@
 use crate::ArenaError;
 use crate::arena::{Arena, Kind, Words};
 use crate::handle::{Handle, Primitive};
-use crate::sync::{AtomicU32, BRIEF, Deadline, Ordering, Parking, Slept, TimedOut, Word, spin};
+use crate::sync::{AtomicU32, Deadline, Ordering, Parking, Slept, TimedOut, Word, spin_briefly};
 
 /// The highest value of a semaphore.
 pub const MOST: u32 = i32::MAX as u32;
@@ -52,7 +52,7 @@ impl<W: Word> Semaphore<W> {
     /// # Errors
     /// [`TimedOut`]; no token was taken.
     pub fn acquire(&self, parking: &impl Parking<W>, deadline: Deadline) -> Result<(), TimedOut> {
-        if self.try_acquire() || parking.may_spin() && spin(BRIEF, || self.try_acquire()) {
+        if self.try_acquire() || spin_briefly(parking, || self.try_acquire()) {
             return Ok(());
         }
         let mut slept = Slept::Perhaps;
