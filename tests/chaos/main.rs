@@ -1,6 +1,6 @@
 //! Processes that use everything at once, at random, and are killed at random, for a while: in the end nothing is wrong.
 //!
-//! `BROODY_CHAOS_SECONDS` says for how long (20 if it is not set), `BROODY_CHAOS_SEED` repeats the choices of another run, as far as the
+//! `BROODY_CHAOS_SECONDS` says for how long (30 if it is not set), `BROODY_CHAOS_SEED` repeats the choices of another run, as far as the
 //! machine lets it.
 
 mod shared;
@@ -69,7 +69,7 @@ impl Crowd {
 
 #[test]
 fn random_deaths_leave_nothing_wrong() {
-    let time = Duration::from_secs(number_from("BROODY_CHAOS_SECONDS").unwrap_or(20));
+    let time = Duration::from_secs(number_from("BROODY_CHAOS_SECONDS").unwrap_or(30));
     let seed = number_from("BROODY_CHAOS_SEED").unwrap_or_else(broody_tests::seed);
     eprintln!("BROODY_CHAOS_SEED={seed}");
     // So that the arena is there.
