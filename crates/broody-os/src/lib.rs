@@ -16,12 +16,14 @@
 //! | [`futex`] | sleeping on a word in shared memory |
 //! | [`events`] | epoll, eventfd, poll |
 //! | [`proc`] | what /proc tells of processes |
+//! | [`clock`] | the time that all processes share |
 //! | [`limits`] | CPUs and descriptors at hand |
 //! | [`image`] | the running binary: its identity and addresses within it |
 //! | [`environment`] | working directory, environment, standard streams |
 
 mod error;
 
+pub mod clock;
 pub mod environment;
 pub mod events;
 pub mod fork;

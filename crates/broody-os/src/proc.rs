@@ -49,6 +49,13 @@ fn parse_stat(text: &str) -> Option<Stat> {
     })
 }
 
+/// How many bytes of memory `pid` has in use, shared ones included (RSS). `None` when there is no such process.
+pub fn resident(pid: Pid) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * crate::memory::page_size() as u64)
+}
+
 /// What `pid` is doing. `None` when there is no such process.
 ///
 /// The kernel has one letter for ready and running. They are told apart by whether the CPU time in /proc/PID/schedstat moves

@@ -19,7 +19,7 @@ fn set(signal: i32, handler: libc::sighandler_t) -> bool {
     // SAFETY: sigaction is plain data; zero bytes mean no flags and an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler;
-    // SAFETY: the action lives through the call; the handler is SIG_DFL or SIG_IGN.
+    // SAFETY: the action lives through the call; the handler is SIG_DFL, SIG_IGN, or does nothing.
     unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) == 0 }
 }
 
@@ -32,6 +32,18 @@ pub fn set_disposition(signal: i32, disposition: Disposition) -> bool {
             Disposition::Ignore => libc::SIG_IGN,
         },
     )
+}
+
+extern "C" fn nothing(_: i32) {}
+
+/// Lets `signal` do nothing but interrupt what system call the process is in (EINTR). Whether that signal can be set at all.
+pub fn interrupt_on(signal: i32) -> bool {
+    set(signal, nothing as *const () as libc::sighandler_t)
+}
+
+/// The realtime signal number `number`, counted from 0. See signal(7); the first ones are glibc's own.
+pub fn realtime(number: i32) -> i32 {
+    libc::SIGRTMIN() + number
 }
 
 /// A set of signals.

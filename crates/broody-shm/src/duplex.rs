@@ -10,7 +10,8 @@
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use broody_os::memory::{self, Mapping, page_size};
 
@@ -22,7 +23,7 @@ use crate::sleep::Doorbell;
 pub const LEASES: usize = 16;
 
 /// Tells a link from other memory, and this layout from others.
-const VERSION: u32 = 0xb400_0001;
+const VERSION: u32 = 0xb400_0002;
 
 const STARTING: u32 = 0;
 const READY: u32 = 1;
@@ -35,11 +36,41 @@ struct Shared {
     state: AtomicU32,
     doorbell: Doorbell,
     leases: [Lease; LEASES],
+    at_hand: AtHand,
+    /// The task that is asked to stop, as in `at_hand`.
+    stop: AtomicU64,
     to_worker: Control,
     to_host: Control,
 }
 
 const _: () = assert!(size_of::<Shared>() == 1280 && size_of::<Shared>() <= 4096);
+
+/// What the worker says of the task that it runs, where it was asked to.
+#[derive(Debug)]
+#[repr(C)]
+struct AtHand {
+    task: AtomicU64,
+    since: AtomicU64,
+    resident: AtomicU64,
+}
+
+/// A task that a worker has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Begun {
+    /// The frame, and the task's number in it.
+    pub frame: u32,
+    /// See `frame`.
+    pub index: u16,
+    /// When, on the clock that both processes share.
+    pub since: Duration,
+    /// How many bytes of memory the worker had then; 0 if it was not asked to say.
+    pub resident: u64,
+}
+
+/// Never 0.
+fn task_word(frame: u32, index: u16) -> u64 {
+    (u64::from(frame) << 17) | (u64::from(index) << 1) | 1
+}
 
 /// The part of a link that is no ring.
 #[derive(Debug, Clone)]
@@ -70,6 +101,44 @@ impl Duplex {
     /// The lease of a frame.
     pub fn lease(&self, frame: u32) -> &Lease {
         &self.shared().leases[frame as usize % LEASES]
+    }
+
+    /// The worker says that it begins a task.
+    pub fn begin(&self, begun: Begun) {
+        let at_hand = &self.shared().at_hand;
+        // In this order: a time that belongs to the next task makes the one before look younger, never older.
+        at_hand.resident.store(begun.resident, Ordering::Relaxed);
+        at_hand.since.store(begun.since.as_nanos() as u64, Ordering::Release);
+        at_hand.task.store(task_word(begun.frame, begun.index), Ordering::Release);
+    }
+
+    /// The worker has no task at hand of which it says anything.
+    pub fn begin_silently(&self) {
+        self.shared().at_hand.task.store(0, Ordering::Release);
+    }
+
+    /// The last task that the worker has said it begins. It may be over.
+    pub fn begun(&self) -> Option<Begun> {
+        let at_hand = &self.shared().at_hand;
+        let task = at_hand.task.load(Ordering::Acquire);
+        if task & 1 == 0 {
+            return None;
+        }
+        let since = Duration::from_nanos(at_hand.since.load(Ordering::Acquire));
+        let resident = at_hand.resident.load(Ordering::Relaxed);
+        Some(Begun { frame: (task >> 17) as u32, index: (task >> 1) as u16, since, resident })
+    }
+
+    /// The host asks a task to stop, if it is still at hand.
+    pub fn ask_to_stop(&self, frame: u32, index: u16) {
+        self.shared().stop.store(task_word(frame, index), Ordering::Release);
+    }
+
+    /// Whether the task at hand was asked to stop. For the worker.
+    pub fn should_stop(&self) -> bool {
+        let shared = self.shared();
+        let asked = shared.stop.load(Ordering::Acquire);
+        asked != 0 && asked == shared.at_hand.task.load(Ordering::Relaxed)
     }
 
     /// Where the host waits: the worker rings after it has published.
@@ -170,6 +239,20 @@ mod tests {
         assert_eq!(worker.duplex.lease(3).claim(3), Some(0));
         host.duplex.doorbell().listen();
         assert!(worker.duplex.doorbell().ring());
+    }
+
+    #[test]
+    fn the_host_sees_which_task_is_at_hand_and_can_ask_it_to_stop() {
+        let (host, worker) = Duplex::pair_for_tests(4096);
+        assert_eq!(host.duplex.begun(), None);
+        let begun = Begun { frame: u32::MAX, index: 7, since: Duration::from_nanos(5), resident: 9 };
+        worker.duplex.begin(begun);
+        assert_eq!(host.duplex.begun(), Some(begun));
+        assert!(!worker.duplex.should_stop());
+        host.duplex.ask_to_stop(u32::MAX, 6);
+        assert!(!worker.duplex.should_stop(), "it is another task that was meant");
+        host.duplex.ask_to_stop(u32::MAX, 7);
+        assert!(worker.duplex.should_stop());
     }
 
     #[test]

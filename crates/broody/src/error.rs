@@ -153,6 +153,39 @@ pub enum Error {
         task: u64,
     },
 
+    /// A task ran for longer than its limit; its worker was ended and replaced.
+    #[error("task {task} took longer than its limit of {limit:?}: its worker {pid} was ended and replaced")]
+    TaskTimedOut {
+        /// The task's number.
+        task: u64,
+        /// The worker's pid.
+        pid: Pid,
+        /// The limit.
+        limit: std::time::Duration,
+    },
+
+    /// A task took more memory than its limit; its worker was ended and replaced.
+    #[error(
+        "task {task} took {grown} bytes of memory, more than its limit of {limit}: its worker {pid} was ended and replaced"
+    )]
+    TaskMemory {
+        /// The task's number.
+        task: u64,
+        /// The worker's pid.
+        pid: Pid,
+        /// The limit, in bytes.
+        limit: u64,
+        /// By how much the worker had grown when it was looked at, in bytes.
+        grown: u64,
+    },
+
+    /// The task was cancelled.
+    #[error("task {task} was cancelled")]
+    Cancelled {
+        /// The task's number.
+        task: u64,
+    },
+
     /// Workers die before they are ready, or cannot be started, so that the pool cannot work.
     #[error("the pool gave up: {attempts} workers in a row did not get ready, the last one because {reason}")]
     PoolBroken {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use broody::{Error, Pool};
+use broody::{Error, Pool, TaskOptions};
 
 fn square(x: u64) -> u64 {
     x * x
@@ -209,4 +209,194 @@ fn tasks_get_shared_objects_in_their_arguments() {
     }
     pool.map(add, arguments).unwrap();
     assert_eq!((total.load(), seen.len()), (1275, 50));
+}
+
+/// Long enough that only a hang reaches it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn sleep_for(milliseconds: u64) -> u64 {
+    std::thread::sleep(Duration::from_millis(milliseconds));
+    milliseconds
+}
+
+fn forever(_: u64) -> u64 {
+    loop {
+        std::thread::sleep(PATIENCE);
+    }
+}
+
+#[test]
+fn a_task_that_takes_too_long_fails_alone() {
+    let pool = pool(2);
+    let limit = Duration::from_millis(100);
+    let quick = pool.with(TaskOptions::new().timeout(limit));
+    // Also those that wait behind the long one in its worker, and those that are at work beside it.
+    let results = quick.try_map(sleep_for, (0..200).map(|n| if n % 50 == 7 { 100_000 } else { 0 })).unwrap();
+    for (n, result) in results.into_iter().enumerate() {
+        match (n % 50, result) {
+            (7, Err(Error::TaskTimedOut { task, limit: told, .. })) => {
+                assert_eq!((task, told), (n as u64, limit))
+            }
+            (7, other) => panic!("{n}: {other:?}"),
+            (_, result) => assert_eq!(result.unwrap(), 0),
+        }
+    }
+    assert_eq!(pool.apply(square, 3).unwrap(), 9);
+    let error = quick.apply(forever, 1).unwrap_err();
+    assert!(error.to_string().contains("took longer than its limit of 100ms"), "{error}");
+}
+
+#[test]
+fn a_soft_limit_asks_the_task_to_stop() {
+    fn until_asked(_: ()) -> bool {
+        let start = std::time::Instant::now();
+        while !broody::should_stop() && start.elapsed() < PATIENCE {
+            // The signal interrupts this.
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        broody::should_stop()
+    }
+    let pool = pool(1);
+    let soft = pool.with(TaskOptions::new().soft_timeout(Duration::from_millis(30)));
+    assert!(soft.apply(until_asked, ()).unwrap());
+    assert!(!pool.apply(|_: ()| broody::should_stop(), ()).unwrap(), "it is another task");
+    assert!(!broody::should_stop());
+}
+
+#[test]
+fn a_task_that_takes_too_much_memory_fails_alone() {
+    fn fill(megabytes: usize) -> usize {
+        let filled = vec![1u8; megabytes << 20];
+        std::thread::sleep(Duration::from_millis(if megabytes > 50 { 60_000 } else { 0 }));
+        std::hint::black_box(filled).len() >> 20
+    }
+    let pool = pool(2);
+    let small = pool.with(TaskOptions::new().memory_limit(50 << 20));
+    let results = small.try_map(fill, [1, 2, 200, 3]).unwrap();
+    assert!(
+        matches!(&results[2], Err(Error::TaskMemory { task: 2, limit, grown, .. })
+            if *limit == 50 << 20 && grown > limit),
+        "{results:?}"
+    );
+    for (index, megabytes) in [(0, 1), (1, 2), (3, 3)] {
+        assert_eq!(*results[index].as_ref().unwrap(), megabytes);
+    }
+}
+
+#[test]
+fn what_is_cancelled_is_not_begun_or_ended() {
+    let pool = pool(1);
+    let running = pool.apply_async(forever, 0).unwrap();
+    let waiting = pool.apply_async(forever, 1).unwrap();
+    let many = pool.map_async(forever, 0..1000).unwrap();
+    let after = pool.apply_async(square, 4).unwrap();
+    assert!(waiting.cancel().unwrap());
+    assert!(matches!(waiting.get(), Err(Error::Cancelled { task: 1 })));
+    assert!(many.cancel().unwrap());
+    assert!(matches!(many.get(), Err(Error::Cancelled { task: 2 })));
+    assert!(running.cancel().unwrap());
+    assert!(matches!(running.get(), Err(Error::Cancelled { task: 0 })));
+    assert_eq!(after.get().unwrap(), 16);
+    assert!(!after.cancel().unwrap(), "it is done");
+    assert_eq!(after.get().unwrap(), 16);
+    pool.close().unwrap();
+    pool.join().unwrap();
+}
+
+#[test]
+fn a_task_that_fails_is_tried_again_as_often_as_it_may() {
+    // The number of the try, counted in shared memory.
+    fn third_time((tries, deadly): (broody::Value<u32>, bool)) -> u32 {
+        let before = tries.fetch_add(1);
+        if before < 2 {
+            assert!(deadly, "on purpose");
+            std::process::abort();
+        }
+        before
+    }
+    let pool = pool(2);
+    for deadly in [true, false] {
+        let tries = broody::Value::new(0u32).unwrap();
+        let options = TaskOptions::new().retries(2).retry_errors(true).backoff(Duration::from_millis(2));
+        assert_eq!(pool.with(options).apply(third_time, (tries.clone(), deadly)).unwrap(), 2);
+        let tries = broody::Value::new(0u32).unwrap();
+        let error = pool
+            .with(TaskOptions::new().retries(1).retry_errors(true))
+            .apply(third_time, (tries.clone(), deadly));
+        match deadly {
+            true => assert!(matches!(error, Err(Error::WorkerLost { .. })), "{error:?}"),
+            false => assert!(matches!(error, Err(Error::Panicked { .. })), "{error:?}"),
+        }
+        assert_eq!(tries.load(), 2);
+    }
+    // Errors are not tried again unless it is asked for.
+    let tries = broody::Value::new(0u32).unwrap();
+    assert!(pool.with(TaskOptions::new().retries(5)).apply(third_time, (tries.clone(), false)).is_err());
+    assert_eq!(tries.load(), 1);
+}
+
+#[test]
+fn a_callback_gets_the_result_and_may_use_the_pool() {
+    let pool = std::sync::Arc::new(pool(1));
+    let (sender, results) = std::sync::mpsc::channel();
+    for number in 0..10 {
+        let (sender, theirs) = (sender.clone(), pool.clone());
+        let result = pool.apply_async(square, number).unwrap();
+        result.on_done(move |result| sender.send(theirs.apply(square, result.unwrap())).unwrap()).unwrap();
+    }
+    let mut sum: u64 = (0..10).map(|_| results.recv_timeout(PATIENCE).unwrap().unwrap()).sum();
+    assert_eq!(sum, (0..10).map(|number: u64| number.pow(4)).sum());
+    // One that is there already.
+    let result = pool.apply_async(square, 7).unwrap();
+    result.get().unwrap();
+    result.on_done(move |result| sender.send(result).unwrap()).unwrap();
+    sum = results.recv_timeout(PATIENCE).unwrap().unwrap();
+    assert_eq!(sum, 49);
+}
+
+#[test]
+fn a_result_is_a_future() {
+    use std::future::Future;
+    use std::task::{Context, Poll, Wake, Waker};
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        let mut future = std::pin::pin!(future);
+        let waker = Waker::from(std::sync::Arc::new(Unpark(std::thread::current())));
+        loop {
+            match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(value) => return value,
+                Poll::Pending => std::thread::park_timeout(PATIENCE),
+            }
+        }
+    }
+    let pool = pool(2);
+    let sum = block_on(async {
+        let (first, second) =
+            (pool.apply_async(sleep_for, 20).unwrap(), pool.apply_async(square, 5).unwrap());
+        let many = pool.map_async(square, 1..=3).unwrap();
+        first.await.unwrap() + second.await.unwrap() + many.await.unwrap().iter().sum::<u64>()
+    });
+    assert_eq!(sum, 20 + 25 + 14);
+}
+
+#[test]
+fn options_that_cannot_be_are_refused() {
+    let pool = pool(1);
+    let refused = [
+        TaskOptions::new().chunk_size(0),
+        TaskOptions::new().timeout(Duration::ZERO),
+        TaskOptions::new().cost(-1.0),
+        TaskOptions::new().cost(f64::NAN),
+    ];
+    for options in refused {
+        assert!(matches!(pool.with(options.clone()).apply(square, 1), Err(Error::Invalid { .. })));
+        assert!(matches!(Pool::builder().tasks(options).build(), Err(Error::Invalid { .. })));
+    }
+    let long = TaskOptions::new().timeout(Duration::MAX).soft_timeout(Duration::MAX);
+    assert_eq!(pool.with(long).apply(square, 3).unwrap(), 9);
 }

@@ -1,42 +1,71 @@
-//! `apply_async`: one task, whose result is asked for later.
+//! Tasks whose result is asked for later.
 
+use std::future::Future;
 use std::marker::PhantomData;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use broody_os::{Pid, fork};
 use serde::de::DeserializeOwned;
 
+use super::batch::Sink;
 use super::dispatcher::Shared;
 use super::gather::Gather;
 use crate::{Error, Result};
 
-/// A task that was handed to a pool by [`Pool::apply_async`](super::Pool::apply_async), and its result.
+/// What was handed to a pool by [`Pool::apply_async`](super::Pool::apply_async) or [`Pool::map_async`](super::Pool::map_async), and its result.
 ///
-/// Dropping it does not take the task back.
+/// It is also a future, for any executor: `result.await`. Dropping it does not take the tasks back; [`cancel`](Self::cancel) does.
+#[must_use = "dropping it does not take the task back, but nobody gets its result"]
 pub struct AsyncResult<R> {
     pool: Arc<Shared>,
     gather: Arc<Gather>,
     function: &'static str,
+    /// The number of its first task.
+    task: u64,
     owner: Pid,
+    decode: fn(&Gather, &str) -> Result<R>,
     result: PhantomData<fn() -> R>,
 }
 
 impl<R: DeserializeOwned> AsyncResult<R> {
-    pub(super) fn new(pool: Arc<Shared>, gather: Arc<Gather>, function: &'static str) -> Self {
-        Self { pool, gather, function, owner: fork::pid(), result: PhantomData }
+    /// Of one task.
+    pub(super) fn one(pool: Arc<Shared>, gather: Arc<Gather>, function: &'static str, task: u64) -> Self {
+        Self::new(pool, gather, function, task, |gather, function| gather.get(0, function))
+    }
+}
+
+impl<R: DeserializeOwned> AsyncResult<Vec<R>> {
+    /// Of several tasks together.
+    pub(super) fn all(pool: Arc<Shared>, gather: Arc<Gather>, function: &'static str, task: u64) -> Self {
+        Self::new(pool, gather, function, task, Gather::get_all)
+    }
+}
+
+impl<R> AsyncResult<R> {
+    fn new(
+        pool: Arc<Shared>,
+        gather: Arc<Gather>,
+        function: &'static str,
+        task: u64,
+        decode: fn(&Gather, &str) -> Result<R>,
+    ) -> Self {
+        Self { pool, gather, function, task, owner: fork::pid(), decode, result: PhantomData }
     }
 
     /// Waits for the result. Any number of times; the answer is the same each time.
     ///
     /// # Errors
-    /// [`Panicked`](Error::Panicked), [`WorkerLost`](Error::WorkerLost), [`PoolTerminated`](Error::PoolTerminated),
-    /// [`PoolBroken`](Error::PoolBroken), [`Encode`](Error::Encode) or [`Decode`](Error::Decode), if that is what became of it;
-    /// [`WrongProcess`](Error::WrongProcess) in a fork of the pool's process.
+    /// Why there is none: [`Panicked`](Error::Panicked), [`WorkerLost`](Error::WorkerLost), [`TaskTimedOut`](Error::TaskTimedOut),
+    /// [`TaskMemory`](Error::TaskMemory), [`Cancelled`](Error::Cancelled), [`PoolTerminated`](Error::PoolTerminated),
+    /// [`PoolBroken`](Error::PoolBroken), [`Encode`](Error::Encode) or [`Decode`](Error::Decode); of several tasks, the first one's (in
+    /// order) that has none. [`WrongProcess`](Error::WrongProcess) in a fork of the pool's process.
     pub fn get(&self) -> Result<R> {
         self.check_owner()?;
         self.pool.wait(&self.gather, None);
-        self.gather.get(0, self.function)
+        (self.decode)(&self.gather, self.function)
     }
 
     /// As [`get`](Self::get), for at most `limit`. `None` when there is no result by then.
@@ -48,12 +77,46 @@ impl<R: DeserializeOwned> AsyncResult<R> {
         if !self.pool.wait(&self.gather, Instant::now().checked_add(limit)) {
             return Ok(None);
         }
-        self.gather.get(0, self.function).map(Some)
+        (self.decode)(&self.gather, self.function).map(Some)
     }
 
     /// Whether it is over, with a result or an error.
     pub fn ready(&self) -> bool {
         self.gather.is_complete()
+    }
+
+    /// Gives up what is not done: tasks that have not begun never will, and a worker that runs one is ended and replaced. They fail with
+    /// [`Cancelled`](Error::Cancelled). Whether there was any; a task that ends in this very moment may still have its result.
+    ///
+    /// # Errors
+    /// [`WrongProcess`](Error::WrongProcess) in a fork of the pool's process.
+    pub fn cancel(&self) -> Result<bool> {
+        self.check_owner()?;
+        let sink: Arc<dyn Sink> = self.gather.clone();
+        let mut schedule = self.pool.schedule();
+        let running = schedule.cancel(&sink);
+        let any = self.gather.cancel(&running, self.task);
+        schedule.hand_out();
+        drop(schedule);
+        self.pool.nudge();
+        Ok(any)
+    }
+
+    /// Has `callback` run with the result when it is there, in a thread for that: callbacks of a pool run one after the other.
+    ///
+    /// # Errors
+    /// [`WrongProcess`](Error::WrongProcess) in a fork of the pool's process.
+    pub fn on_done(&self, callback: impl FnOnce(Result<R>) + Send + 'static) -> Result<()>
+    where
+        R: 'static,
+    {
+        self.check_owner()?;
+        let (gather, decode, function) = (self.gather.clone(), self.decode, self.function);
+        let callback = Box::new(move || callback(decode(&gather, function)));
+        if let Some(callback) = self.gather.call_when_complete(callback) {
+            self.pool.call_back(callback);
+        }
+        Ok(())
     }
 
     fn check_owner(&self) -> Result<()> {
@@ -62,5 +125,19 @@ impl<R: DeserializeOwned> AsyncResult<R> {
             return Ok(());
         }
         Err(Error::WrongProcess { what: "result of a pool", owner: self.owner, here })
+    }
+}
+
+impl<R> Future for AsyncResult<R> {
+    type Output = Result<R>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<R>> {
+        if let Err(error) = self.check_owner() {
+            return Poll::Ready(Err(error));
+        }
+        if self.gather.wake_when_complete(context.waker()) {
+            return Poll::Ready((self.decode)(&self.gather, self.function));
+        }
+        Poll::Pending
     }
 }

@@ -8,6 +8,7 @@ use broody_shm::ring::Record;
 use serde::Serialize;
 
 use super::failure::Failure;
+use super::options::Terms;
 use crate::codec;
 use crate::function::FunctionId;
 use crate::handle::{self, Outgoing};
@@ -16,6 +17,9 @@ use crate::handle::{self, Outgoing};
 pub(super) trait Sink: Send + Sync {
     /// The answer of the task `index`, counted from the first task of this sink. Comes exactly once for each.
     fn deliver(&self, index: u64, answer: Answer<'_>);
+
+    /// Whether nobody wants the answers of tasks that have not begun: they have been given one.
+    fn is_cancelled(&self) -> bool;
 }
 
 /// How a task ended.
@@ -66,6 +70,7 @@ impl Arguments {
 /// Some tasks of one function.
 pub(super) struct Batch {
     pub(super) function: FunctionId,
+    pub(super) terms: Arc<Terms>,
     arguments: Arguments,
     sink: Arc<dyn Sink>,
     /// The index of the first in the sink.
@@ -77,12 +82,13 @@ pub(super) struct Batch {
 impl Batch {
     pub(super) fn new(
         function: FunctionId,
+        terms: Arc<Terms>,
         arguments: Arguments,
         sink: Arc<dyn Sink>,
         first: u64,
         task: u64,
     ) -> Self {
-        Self { function, arguments, sink, first, task }
+        Self { function, terms, arguments, sink, first, task }
     }
 
     pub(super) fn argument(&self, index: usize) -> &[u8] {
@@ -96,6 +102,15 @@ impl Batch {
 
     pub(super) fn deliver(&self, index: usize, answer: Answer<'_>) {
         self.sink.deliver(self.first + index as u64, answer);
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.sink.is_cancelled()
+    }
+
+    /// The index in the sink of the task at `index`.
+    pub(super) fn index_in_sink(&self, index: usize) -> u64 {
+        self.first + index as u64
     }
 
     pub(super) fn goes_to(&self, sink: &Arc<dyn Sink>) -> bool {
@@ -114,6 +129,11 @@ impl Run {
     pub(super) fn whole(batch: Arc<Batch>) -> Self {
         let range = 0..batch.arguments.len();
         Self { batch, range }
+    }
+
+    /// The task at `index` alone.
+    pub(super) fn one(batch: Arc<Batch>, index: usize) -> Self {
+        Self { batch, range: index..index + 1 }
     }
 
     pub(super) fn len(&self) -> usize {

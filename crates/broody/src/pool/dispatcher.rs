@@ -8,14 +8,15 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use broody_os::clock;
 use broody_os::events::{Epoll, EventFd, Trigger};
 
 use super::batch::Sink;
+use super::completion::{Callback, Callbacks, Locked};
 use super::gather::Gather;
 use super::schedule::Schedule;
 use super::slot::{self, Slot};
 use crate::Result;
-use crate::context::lock;
 use crate::helper;
 
 /// How soon the host looks for answers that no worker rang for. Doubles as long as there are none.
@@ -31,7 +32,8 @@ const DOORBELL: u64 = 0;
 
 /// What the thread and the handles of a pool share.
 pub(super) struct Shared {
-    pub(super) schedule: Mutex<Schedule>,
+    schedule: Mutex<Schedule>,
+    callbacks: Callbacks,
     doorbell: EventFd,
     epoll: Epoll,
     name: String,
@@ -42,8 +44,9 @@ impl Shared {
     pub(super) fn new(schedule: Schedule, name: String) -> Result<Arc<Self>> {
         let (doorbell, epoll) = (EventFd::new()?, Epoll::new()?);
         epoll.add(&doorbell, DOORBELL, Trigger::Edge)?;
-        let shared = Self { schedule: Mutex::new(schedule), doorbell, epoll, name };
-        let mut schedule = lock(&shared.schedule);
+        let callbacks = Callbacks::default();
+        let shared = Self { schedule: Mutex::new(schedule), callbacks, doorbell, epoll, name };
+        let mut schedule = shared.schedule();
         for number in schedule.claim_starts() {
             match shared.launch(number) {
                 Ok(slot) => schedule.settle(number, Ok(slot)),
@@ -55,6 +58,16 @@ impl Shared {
         }
         drop(schedule);
         Ok(Arc::new(shared))
+    }
+
+    /// The schedule, locked.
+    pub(super) fn schedule(&self) -> Locked<'_> {
+        Locked::new(&self.schedule, &self.callbacks)
+    }
+
+    /// Has a callback run by the thread for callbacks.
+    pub(super) fn call_back(&self, callback: Callback) {
+        self.callbacks.run(callback);
     }
 
     /// Starts the thread.
@@ -69,8 +82,8 @@ impl Shared {
     }
 
     /// As [`nudge`](Self::nudge), if the thread has to look at workers by itself from now on.
-    pub(super) fn nudge_if_needed(&self, schedule: &Schedule) {
-        if schedule.must_look() {
+    pub(super) fn nudge_if_needed(&self, schedule: &mut Schedule) {
+        if schedule.must_look() || schedule.must_watch() {
             self.nudge();
         }
     }
@@ -83,12 +96,16 @@ impl Shared {
         let sink: Arc<dyn Sink> = gather.clone();
         loop {
             // Also for one that is done: its worker's doorbell may have been reserved.
-            let place = lock(&self.schedule).begin_sleep(&sink);
+            let place = self.schedule().begin_sleep(&sink);
             if let Some((number, worker)) = place {
                 let limit =
                     deadline.map_or(BOUND, |deadline| deadline.saturating_duration_since(Instant::now()));
                 worker.doorbell().sleep(limit);
-                lock(&self.schedule).end_sleep(number);
+                let mut schedule = self.schedule();
+                schedule.end_sleep(number);
+                if schedule.must_watch() {
+                    self.nudge();
+                }
             } else if !gather.is_complete() {
                 return gather.wait(deadline);
             }
@@ -113,17 +130,18 @@ impl Shared {
         let mut start_at = Instant::now();
         loop {
             let starting = {
-                let mut schedule = lock(&self.schedule);
+                let mut schedule = self.schedule();
                 schedule.slots().for_each(|(_, slot)| slot.stop_listening());
                 if schedule.collect() {
                     look = LOOK;
                 }
+                schedule.release_delayed(clock::monotonic());
                 schedule.hand_out();
                 if start_at <= Instant::now() { schedule.claim_starts() } else { 0..0 }
             };
             for number in starting {
                 let started = self.launch(number).map_err(|error| error.to_string());
-                let mut schedule = lock(&self.schedule);
+                let mut schedule = self.schedule();
                 schedule.settle(number, started);
                 start_at = Instant::now() + schedule.start_delay();
             }
@@ -133,14 +151,14 @@ impl Shared {
             }
             if self.epoll.wait(&mut ready, Some(limit)).is_err() {
                 // Only for a descriptor that somebody has closed under us.
-                return lock(&self.schedule).terminate();
+                return self.schedule().terminate();
             }
             if ready.is_empty() {
                 look = (look * 2).min(LOOK_AT_LAST);
             }
             for number in ready.drain(..).filter(|token| *token != DOORBELL) {
                 self.bury(number);
-                start_at = Instant::now() + lock(&self.schedule).start_delay();
+                start_at = Instant::now() + self.schedule().start_delay();
             }
         }
     }
@@ -148,7 +166,7 @@ impl Shared {
     /// Makes the workers ring from now on. How long to sleep: not at all if there is something to do; `None` when everything is
     /// over.
     fn before_sleep(&self, look: Duration, start_at: Instant) -> Option<Duration> {
-        let mut schedule = lock(&self.schedule);
+        let mut schedule = self.schedule();
         let over = schedule.is_over() || schedule.wind_down();
         if over && schedule.is_empty() {
             return None;
@@ -157,7 +175,11 @@ impl Shared {
         if schedule.slots().any(|(_, slot)| !slot.is_silent()) {
             return Some(Duration::ZERO);
         }
+        let now = clock::monotonic();
+        let again = schedule.watch(now);
         let limit = if schedule.must_look() { look } else { BOUND };
+        let limit = again.map_or(limit, |again| limit.min(again.saturating_sub(now)));
+        schedule.sleeps_until = now + limit;
         let until_start = || start_at.saturating_duration_since(Instant::now());
         Some(if schedule.missing() > 0 { limit.min(until_start()) } else { limit })
     }
@@ -165,14 +187,12 @@ impl Shared {
     /// A worker has ended.
     fn bury(&self, number: u64) {
         // Its end is reported within microseconds; the lock is free meanwhile.
-        let process = lock(&self.schedule)
-            .slots()
-            .find(|(other, _)| *other == number)
-            .map(|(_, slot)| slot.process.clone());
+        let process =
+            self.schedule().slots().find(|(other, _)| *other == number).map(|(_, slot)| slot.process.clone());
         let Some(process) = process else { return };
         self.epoll.remove(process.as_fd());
         let status = slot::ending(&process);
-        let dead = lock(&self.schedule).bury(number, status);
+        let dead = self.schedule().bury(number, status);
         drop(dead);
     }
 }

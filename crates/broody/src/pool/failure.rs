@@ -3,6 +3,7 @@
 use broody_os::Pid;
 use broody_os::wait::ExitStatus;
 
+use super::watch::Verdict;
 use crate::Error;
 use crate::function::Outcome;
 
@@ -19,7 +20,16 @@ pub(super) enum Failure {
         status: ExitStatus,
         task: u64,
     },
+    /// The worker was ended because of the task.
+    Ended {
+        pid: Pid,
+        task: u64,
+        verdict: Verdict,
+    },
     Terminated {
+        task: u64,
+    },
+    Cancelled {
         task: u64,
     },
     Broken {
@@ -54,6 +64,12 @@ impl Failure {
                 Error::Decode { what: "the result", function: function(), reason: "there is none".to_owned() }
             }
             Failure::WorkerLost { pid, status, task } => Error::WorkerLost { pid, status, task },
+            Failure::Ended { pid, task, verdict } => match verdict {
+                Verdict::TooLong { limit } => Error::TaskTimedOut { task, pid, limit },
+                Verdict::TooLarge { limit, grown } => Error::TaskMemory { task, pid, limit, grown },
+                Verdict::Cancelled => Error::Cancelled { task },
+            },
+            Failure::Cancelled { task } => Error::Cancelled { task },
             Failure::Terminated { task } => Error::PoolTerminated { task },
             Failure::Broken { attempts, reason } => Error::PoolBroken { attempts, reason },
             Failure::NotSent { task, reason } => Error::TaskNotSent { task, reason },

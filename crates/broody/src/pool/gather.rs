@@ -1,12 +1,15 @@
 //! The answers of a fixed number of tasks, waited for together: `map`, `apply`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
+use std::task::Waker;
 use std::time::Instant;
 
 use broody_os::memory::SealedBytes;
 use serde::de::DeserializeOwned;
 
 use super::batch::{Answer, Sink};
+use super::completion::{Callback, Completion, put_aside};
 use super::failure::Failure;
 use crate::context::lock;
 use crate::{Error, Result, codec};
@@ -15,6 +18,8 @@ use crate::{Error, Result, codec};
 pub(super) struct Gather {
     state: Mutex<State>,
     complete: Condvar,
+    /// Changes under the pool's lock.
+    cancelled: AtomicBool,
 }
 
 struct State {
@@ -22,6 +27,9 @@ struct State {
     arena: Vec<u8>,
     places: Vec<Place>,
     missing: usize,
+    waker: Option<Waker>,
+    /// To be run when all have come.
+    callbacks: Vec<Callback>,
 }
 
 enum Place {
@@ -32,11 +40,35 @@ enum Place {
 }
 
 impl Gather {
+    /// Gives every task an answer that has none yet, except those of `running`. Whether there was one, or is one running.
+    pub(super) fn cancel(&self, running: &[u64], first_task: u64) -> bool {
+        self.cancelled.store(true, Ordering::Relaxed);
+        let missing: Vec<u64> = {
+            let state = lock(&self.state);
+            let is_missing = |(index, place): (usize, &Place)| {
+                let index = index as u64;
+                (matches!(place, Place::Missing) && !running.contains(&index)).then_some(index)
+            };
+            state.places.iter().enumerate().filter_map(is_missing).collect()
+        };
+        for index in &missing {
+            self.deliver(*index, Answer::Failed(Failure::Cancelled { task: first_task + index }));
+        }
+        !missing.is_empty() || !running.is_empty()
+    }
+
     pub(super) fn new(tasks: usize) -> Self {
         let places = std::iter::repeat_with(|| Place::Missing).take(tasks).collect();
         Self {
-            state: Mutex::new(State { arena: Vec::new(), places, missing: tasks }),
+            state: Mutex::new(State {
+                arena: Vec::new(),
+                places,
+                missing: tasks,
+                waker: None,
+                callbacks: Vec::new(),
+            }),
             complete: Condvar::new(),
+            cancelled: AtomicBool::new(false),
         }
     }
 
@@ -66,6 +98,31 @@ impl Gather {
         lock(&self.state).get(index, function)
     }
 
+    /// The result or the failure of each in order. All have come.
+    pub(super) fn get_each<R: DeserializeOwned>(&self, function: &str) -> Vec<Result<R>> {
+        let state = lock(&self.state);
+        (0..state.places.len()).map(|index| state.get(index, function)).collect()
+    }
+
+    /// Whether every answer has come; if not, `waker` is woken when they have.
+    pub(super) fn wake_when_complete(&self, waker: &Waker) -> bool {
+        let mut state = lock(&self.state);
+        if state.missing > 0 && !state.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            state.waker = Some(waker.clone());
+        }
+        state.missing == 0
+    }
+
+    /// Has `callback` run when every answer has come; gives it back if they have.
+    pub(super) fn call_when_complete(&self, callback: Callback) -> Option<Callback> {
+        let mut state = lock(&self.state);
+        if state.missing == 0 {
+            return Some(callback);
+        }
+        state.callbacks.push(callback);
+        None
+    }
+
     /// Every result in order, or the first failure. All have come.
     pub(super) fn get_all<R: DeserializeOwned>(&self, function: &str) -> Result<Vec<R>> {
         let state = lock(&self.state);
@@ -90,6 +147,10 @@ impl State {
 }
 
 impl Sink for Gather {
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
     fn deliver(&self, index: u64, answer: Answer<'_>) {
         let mut state = lock(&self.state);
         let place = match answer {
@@ -105,6 +166,8 @@ impl Sink for Gather {
         debug_assert!(matches!(old, Place::Missing), "a task was answered twice");
         state.missing -= 1;
         if state.missing == 0 {
+            state.waker.take().map(Completion::Wake).into_iter().for_each(put_aside);
+            state.callbacks.drain(..).map(Completion::Call).for_each(put_aside);
             drop(state);
             self.complete.notify_all();
         }

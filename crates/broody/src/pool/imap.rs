@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use super::Pool;
 use super::batch::{Answer, Arguments, Batch, Sink};
 use super::failure::Failure;
+use super::options::Terms;
 use super::stream::{Kept, Stream};
-use crate::context::lock;
 use crate::function::FunctionId;
 use crate::{Error, Result, codec};
 
@@ -26,6 +26,7 @@ pub struct Imap<'pool, I: Iterator, R> {
     pool: &'pool Pool,
     function: FunctionId,
     function_name: &'static str,
+    terms: Arc<Terms>,
     items: Option<I>,
     stream: Arc<Stream>,
     handed_in: u64,
@@ -41,17 +42,17 @@ where
 {
     pub(super) fn new(
         pool: &'pool Pool,
-        function: FunctionId,
-        function_name: &'static str,
+        (function, function_name, terms): (FunctionId, &'static str, Arc<Terms>),
         items: I,
         ordered: bool,
     ) -> Result<Self> {
-        lock(&pool.shared.schedule).open_stream()?;
+        pool.shared.schedule().open_stream()?;
         let stream = Arc::new(Stream::new(ordered));
         Ok(Self {
             pool,
             function,
             function_name,
+            terms,
             items: Some(items),
             stream,
             handed_in: 0,
@@ -63,7 +64,7 @@ where
     /// Hands in tasks until enough are under way.
     fn hand_in(&mut self) -> Result<()> {
         let under_way = (self.handed_in - self.stream.given()) as usize;
-        let window = lock(&self.pool.shared.schedule).window(self.function);
+        let window = self.pool.shared.schedule().window(self.function);
         // Many at a time: a quarter of the window.
         if under_way > window - window / 4 {
             return Ok(());
@@ -87,14 +88,15 @@ where
         }
         let (first, count) = (self.handed_in, arguments.len());
         let sink: Arc<dyn Sink> = self.stream.clone();
-        let mut schedule = lock(&self.pool.shared.schedule);
+        let mut schedule = self.pool.shared.schedule();
         // Refused only when the pool is over: then the iterator is as well.
         let task = schedule
             .admit(count + usize::from(refused.is_some()), true)
             .inspect_err(|_| self.items = None)?;
         if count > 0 {
-            schedule.submit(Batch::new(self.function, arguments, sink, first, task), false);
-            self.pool.shared.nudge_if_needed(&schedule);
+            schedule
+                .submit(Batch::new(self.function, self.terms.clone(), arguments, sink, first, task), false);
+            self.pool.shared.nudge_if_needed(&mut schedule);
         }
         drop(schedule);
         self.handed_in += count as u64;
@@ -143,8 +145,10 @@ where
 impl<I: Iterator, R> Drop for Imap<'_, I, R> {
     fn drop(&mut self) {
         if self.pool.check_owner().is_ok() {
-            let sink: Arc<dyn Sink> = self.stream.clone();
-            lock(&self.pool.shared.schedule).close_stream(&sink);
+            let mut schedule = self.pool.shared.schedule();
+            self.stream.abandon();
+            schedule.close_stream();
+            drop(schedule);
             // It may have been what a closed pool was waiting for.
             self.pool.shared.nudge();
         }

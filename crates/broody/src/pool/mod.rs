@@ -6,19 +6,26 @@
 
 mod asynchronous;
 mod batch;
+mod call;
+mod completion;
 mod dispatcher;
 mod failure;
 mod gather;
 mod imap;
+mod options;
 mod pace;
 mod schedule;
 mod slot;
 mod stream;
+mod watch;
 mod wire;
 mod worker;
 
 pub use asynchronous::AsyncResult;
+pub use call::With;
 pub use imap::Imap;
+pub use options::TaskOptions;
+pub use worker::should_stop;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -28,11 +35,9 @@ use broody_os::{Pid, fork};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use self::batch::{Arguments, Batch};
-use self::gather::Gather;
+use self::options::Terms;
 use self::schedule::{Schedule, Standing};
 use crate::context::lock;
-use crate::function::{FunctionId, name_of};
 use crate::{Error, ExitFunction, Result, at_exit_with_priority, cpu_count};
 
 /// When a program's exit ends pools that are still there: before its own exit functions of priority 0.
@@ -46,7 +51,7 @@ const MOST_WORKERS: usize = 4096;
 #[must_use = "a builder starts nothing until `build` is called"]
 pub struct PoolBuilder {
     workers: Option<usize>,
-    retries: u32,
+    tasks: TaskOptions,
     name: Option<String>,
 }
 
@@ -57,10 +62,15 @@ impl PoolBuilder {
         self
     }
 
-    /// How often a task is run again whose worker died while it ran it; 0 if it is not said. Only for tasks that may run twice: the
-    /// first run may have come far.
+    /// What holds for tasks that do not say otherwise: how long they may take, how often they are tried.
+    pub fn tasks(mut self, options: TaskOptions) -> Self {
+        self.tasks = options;
+        self
+    }
+
+    /// As [`tasks`](Self::tasks) with [`TaskOptions::retries`].
     pub fn retries(mut self, retries: u32) -> Self {
-        self.retries = retries;
+        self.tasks = self.tasks.retries(retries);
         self
     }
 
@@ -82,25 +92,27 @@ impl PoolBuilder {
                 what: format!("a pool has 1 to {MOST_WORKERS} workers, not {workers}"),
             });
         }
+        let terms = Arc::new(self.tasks.settle()?);
         let name = self.name.unwrap_or_else(|| format!("pool-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
         if name.is_empty() || name.len() > 200 || name.contains('\0') {
             return Err(Error::Invalid {
                 what: "a pool's name has 1 to 200 bytes and no zero byte".to_owned(),
             });
         }
-        let shared = dispatcher::Shared::new(Schedule::new(workers, self.retries), name)?;
+        let shared = dispatcher::Shared::new(Schedule::new(workers), name)?;
         let thread = shared.start().map_err(|error| {
-            lock(&shared.schedule).terminate();
+            shared.schedule().terminate();
             broody_os::Error::new("clone", error)
         })?;
         let weak = Arc::downgrade(&shared);
         let at_exit = at_exit_with_priority(EXIT_PRIORITY, move || {
             if let Some(shared) = weak.upgrade() {
-                lock(&shared.schedule).terminate();
+                shared.schedule().terminate();
                 shared.nudge();
             }
         });
-        Ok(Pool { shared, thread: Mutex::new(Some(thread)), at_exit, owner: fork::pid() })
+        let thread = Mutex::new(Some(thread));
+        Ok(Pool { shared, options: self.tasks, terms, thread, at_exit, owner: fork::pid() })
     }
 }
 
@@ -125,6 +137,9 @@ impl PoolBuilder {
 /// ```
 pub struct Pool {
     shared: Arc<dispatcher::Shared>,
+    /// What holds for tasks that say nothing else; `terms` are the same.
+    options: TaskOptions,
+    terms: Arc<Terms>,
     thread: Mutex<Option<JoinHandle<()>>>,
     at_exit: ExitFunction,
     owner: Pid,
@@ -151,9 +166,35 @@ impl Pool {
         R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = A>,
     {
-        let gather = self.submit(function, items, false)?;
-        gather.wait(None);
-        gather.get_all(std::any::type_name::<F>())
+        self.with(TaskOptions::new()).map(function, items)
+    }
+
+    /// As [`map`](Self::map), with a result or an error for each item.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map), but for the tasks' own.
+    pub fn try_map<F, A, R, I>(&self, function: F, items: I) -> Result<Vec<Result<R>>>
+    where
+        F: Fn(A) -> R + Copy + Send + 'static,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = A>,
+    {
+        self.with(TaskOptions::new()).try_map(function, items)
+    }
+
+    /// As [`map`](Self::map); the results are asked for later, all together.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map), but for the tasks' own, which [`AsyncResult::get`] gives.
+    pub fn map_async<F, A, R, I>(&self, function: F, items: I) -> Result<AsyncResult<Vec<R>>>
+    where
+        F: Fn(A) -> R + Copy + Send + 'static,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = A>,
+    {
+        self.with(TaskOptions::new()).map_async(function, items)
     }
 
     /// Runs `function` on each item, and gives each result, in the items' order, as soon as it is there.
@@ -170,7 +211,7 @@ impl Pool {
         R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = A>,
     {
-        self.stream(function, items, true)
+        self.with(TaskOptions::new()).imap(function, items)
     }
 
     /// As [`imap`](Self::imap), each result as soon as it is there, in whatever order.
@@ -184,7 +225,7 @@ impl Pool {
         R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = A>,
     {
-        self.stream(function, items, false)
+        self.with(TaskOptions::new()).imap_unordered(function, items)
     }
 
     /// Runs `function(argument)` and waits for its result.
@@ -197,7 +238,7 @@ impl Pool {
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        self.hand_in(function, argument, true)?.get()
+        self.with(TaskOptions::new()).apply(function, argument)
     }
 
     /// Hands in `function(argument)`; its result is asked for later.
@@ -211,7 +252,12 @@ impl Pool {
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        self.hand_in(function, argument, false)
+        self.with(TaskOptions::new()).apply_async(function, argument)
+    }
+
+    /// The pool, with options for what is handed in through what this gives.
+    pub fn with(&self, options: TaskOptions) -> With<'_> {
+        With { pool: self, options }
     }
 
     /// Takes no more tasks. Those that there are will be done, then the workers end. Iterators of [`imap`](Self::imap) that have
@@ -221,7 +267,7 @@ impl Pool {
     /// [`WrongProcess`](Error::WrongProcess) in a fork of the pool's process.
     pub fn close(&self) -> Result<()> {
         self.check_owner()?;
-        let mut schedule = lock(&self.shared.schedule);
+        let mut schedule = self.shared.schedule();
         if schedule.standing == Standing::Open {
             schedule.standing = Standing::Closed;
         }
@@ -236,7 +282,7 @@ impl Pool {
     /// [`WrongProcess`](Error::WrongProcess) in a fork of the pool's process.
     pub fn terminate(&self) -> Result<()> {
         self.check_owner()?;
-        lock(&self.shared.schedule).terminate();
+        self.shared.schedule().terminate();
         self.shared.nudge();
         Ok(())
     }
@@ -248,7 +294,7 @@ impl Pool {
     /// of the pool's process.
     pub fn join(&self) -> Result<()> {
         self.check_owner()?;
-        if lock(&self.shared.schedule).standing == Standing::Open {
+        if self.shared.schedule().standing == Standing::Open {
             return Err(Error::Invalid {
                 what: "an open pool cannot be joined, since it never ends: call close() or terminate() first"
                     .to_owned(),
@@ -266,59 +312,9 @@ impl Pool {
     /// The workers' pids, for tests and monitoring: a worker may be gone, and another in its place, at any time.
     pub fn worker_pids(&self) -> Vec<Pid> {
         match self.check_owner() {
-            Ok(()) => lock(&self.shared.schedule).slots().map(|(_, slot)| slot.process.pid()).collect(),
+            Ok(()) => self.shared.schedule().slots().map(|(_, slot)| slot.process.pid()).collect(),
             Err(_) => Vec::new(),
         }
-    }
-
-    fn hand_in<F, A, R>(&self, function: F, argument: A, awaited: bool) -> Result<AsyncResult<R>>
-    where
-        F: Fn(A) -> R + Copy + Send + 'static,
-        A: Serialize + DeserializeOwned,
-        R: Serialize + DeserializeOwned,
-    {
-        let gather = self.submit(function, [argument], awaited)?;
-        Ok(AsyncResult::new(self.shared.clone(), gather, std::any::type_name::<F>()))
-    }
-
-    fn stream<F, A, R, I>(&self, function: F, items: I, ordered: bool) -> Result<Imap<'_, I::IntoIter, R>>
-    where
-        F: Fn(A) -> R + Copy + Send + 'static,
-        A: Serialize + DeserializeOwned,
-        R: Serialize + DeserializeOwned,
-        I: IntoIterator<Item = A>,
-    {
-        let _ = function;
-        self.check_owner()?;
-        Imap::new(self, FunctionId::of::<F, A, R>(), std::any::type_name::<F>(), items.into_iter(), ordered)
-    }
-
-    fn submit<F, A, R, I>(&self, function: F, items: I, awaited: bool) -> Result<Arc<Gather>>
-    where
-        F: Fn(A) -> R + Copy + Send + 'static,
-        A: Serialize + DeserializeOwned,
-        R: Serialize + DeserializeOwned,
-        I: IntoIterator<Item = A>,
-    {
-        let _ = function;
-        self.check_owner()?;
-        let mut arguments = Arguments::default();
-        for item in items {
-            arguments.push(&item).map_err(|reason| Error::Encode {
-                what: "the argument",
-                function: name_of::<F>(),
-                reason,
-            })?;
-        }
-        let gather = Arc::new(Gather::new(arguments.len()));
-        let mut schedule = lock(&self.shared.schedule);
-        let task = schedule.admit(arguments.len(), false)?;
-        if arguments.len() > 0 {
-            let batch = Batch::new(FunctionId::of::<F, A, R>(), arguments, gather.clone(), 0, task);
-            schedule.submit(batch, awaited);
-            self.shared.nudge_if_needed(&schedule);
-        }
-        Ok(gather)
     }
 
     fn check_owner(&self) -> Result<()> {

@@ -10,17 +10,19 @@
 //! the others. The one is tried again as often as the pool's `retries` allow, and then fails; the others go back to the front of the
 //! queue. Every task therefore has exactly one answer.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use broody_os::wait::ExitStatus;
+use broody_os::{Pid, clock};
 use broody_shm::duplex::Duplex;
 
 use super::batch::{Answer, Batch, Run, Sink};
 use super::failure::Failure;
 use super::pace::Paces;
 use super::slot::{Offer, Slot};
+use super::watch::{AtHand, Verdict};
 use crate::{Error, Result};
 
 /// How many workers in a row may end before they are ready, or fail to start.
@@ -41,6 +43,41 @@ pub(super) enum Standing {
     },
 }
 
+/// What workers have told.
+#[derive(Default)]
+pub(super) struct Ledger {
+    pub(super) paces: Paces,
+    /// Tasks that failed, and may be tried again.
+    pub(super) failed: Vec<(Run, Failure)>,
+}
+
+/// A task that waits until it is tried again.
+struct Delayed {
+    until: Duration,
+    run: Run,
+}
+
+impl PartialEq for Delayed {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Delayed {}
+
+impl PartialOrd for Delayed {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Delayed {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        // The earliest is the greatest: it comes out of a heap first.
+        other.until.cmp(&self.until)
+    }
+}
+
 /// The queue and the workers of a pool.
 pub(super) struct Schedule {
     pub(super) standing: Standing,
@@ -54,10 +91,14 @@ pub(super) struct Schedule {
     next_worker: u64,
     /// Numbers of workers that are to be started, and that somebody is starting.
     starting: usize,
-    paces: Paces,
-    retries: u32,
-    /// How often tasks that lost a worker have been tried, by number; forgotten when there is nothing left to do.
+    ledger: Ledger,
+    /// How often tasks that failed have been tried, by number; forgotten when there is nothing left to do.
     tries: BTreeMap<u64, u32>,
+    delayed: BinaryHeap<Delayed>,
+    /// When the first limit may be over of the tasks that were handed out since the pool's thread was last told.
+    soonest_limit: Option<Duration>,
+    /// Until when the pool's thread sleeps, at most.
+    pub(super) sleeps_until: Duration,
     next_task: u64,
     /// The batch that is being handed in by a thread that will wait for it.
     awaited: Option<Arc<Batch>>,
@@ -70,7 +111,7 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    pub(super) fn new(workers: usize, retries: u32) -> Self {
+    pub(super) fn new(workers: usize) -> Self {
         Self {
             standing: Standing::Open,
             queue: VecDeque::new(),
@@ -79,9 +120,11 @@ impl Schedule {
             workers,
             next_worker: 1,
             starting: 0,
-            paces: Paces::default(),
-            retries,
+            ledger: Ledger::default(),
             tries: BTreeMap::new(),
+            delayed: BinaryHeap::new(),
+            soonest_limit: None,
+            sleeps_until: Duration::ZERO,
             next_task: 0,
             awaited: None,
             streams: 0,
@@ -96,7 +139,7 @@ impl Schedule {
 
     /// How many tasks of `function` a stream should have under way.
     pub(super) fn window(&self, function: crate::function::FunctionId) -> usize {
-        self.workers * (4 * self.paces.frame(function)).max(16)
+        self.workers * (4 * self.ledger.paces.frame(function)).max(16)
     }
 
     /// Numbers for `count` new tasks, or why there are none.
@@ -122,11 +165,10 @@ impl Schedule {
         Ok(())
     }
 
-    /// A stream ends; what it has handed in and nobody has begun is forgotten.
-    pub(super) fn close_stream(&mut self, sink: &Arc<dyn Sink>) {
+    /// A stream ends; what it has handed in and nobody has begun is passed over.
+    pub(super) fn close_stream(&mut self) {
         self.streams -= 1;
-        self.queue.retain(|run| !run.batch.goes_to(sink));
-        self.queued = self.queue.iter().map(Run::len).sum();
+        self.hand_out();
     }
 
     /// Puts tasks at the end of the queue and hands out what can be handed out.
@@ -154,12 +196,20 @@ impl Schedule {
     pub(super) fn collect(&mut self) -> bool {
         let mut answered = 0;
         for slot in self.slots.values_mut() {
-            answered += slot.drain(&mut self.paces);
+            answered += slot.drain(&mut self.ledger);
         }
         if answered > 0 {
             self.failed_starts = 0;
         }
+        self.try_again();
         answered > 0
+    }
+
+    /// Tasks that failed are tried again, or have failed for good.
+    fn try_again(&mut self) {
+        for (run, failure) in std::mem::take(&mut self.ledger.failed) {
+            self.failed(run, failure);
+        }
     }
 
     /// A place for the calling thread to sleep until the worker that has a task of `sink` has published something; the worker's
@@ -168,15 +218,17 @@ impl Schedule {
         // The task may have moved on from the worker that it was given to first, or be done.
         for slot in self.slots.values_mut().filter(|slot| !slot.can_be_waited_for(sink)) {
             if slot.end_reservation() {
-                slot.drain(&mut self.paces);
+                slot.drain(&mut self.ledger);
             }
         }
+        self.try_again();
         let (number, slot) = self.slots.iter_mut().find(|(_, slot)| slot.can_be_waited_for(sink))?;
         match slot.begin_sleep() {
             Some(place) => Some((*number, place)),
             None => {
                 // It was faster.
-                slot.drain(&mut self.paces);
+                slot.drain(&mut self.ledger);
+                self.try_again();
                 self.hand_out();
                 None
             }
@@ -187,15 +239,15 @@ impl Schedule {
     pub(super) fn end_sleep(&mut self, number: u64) {
         if let Some(slot) = self.slots.get_mut(&number) {
             slot.end_sleep();
-            slot.drain(&mut self.paces);
+            slot.drain(&mut self.ledger);
+            self.try_again();
             self.hand_out();
         }
     }
 
     /// Gives tasks to workers that want some.
     pub(super) fn hand_out(&mut self) {
-        if !self.tries.is_empty() && self.queue.is_empty() && self.slots.values().all(|slot| slot.load() == 0)
-        {
+        if !self.tries.is_empty() && self.is_done() {
             // Whatever was tried again has been answered.
             self.tries.clear();
         }
@@ -211,17 +263,28 @@ impl Schedule {
         // Workers whose rings have no room now.
         let mut full = Vec::new();
         while let Some(run) = self.queue.front() {
-            let paces = &self.paces;
+            if run.batch.is_cancelled() {
+                self.drop_front(run.len());
+                continue;
+            }
+            let paces = &self.ledger.paces;
             let eager = self
                 .slots
                 .iter_mut()
                 .filter(|(number, slot)| slot.wants_more(paces) && !full.contains(*number));
             let Some((number, slot)) = eager.min_by_key(|(_, slot)| slot.load()) else { break };
             let fair = self.queued.div_ceil(2 * self.workers);
-            let most = self.paces.frame(run.batch.function).min(fair).max(1);
+            let pace = || self.ledger.paces.frame(run.batch.function).min(fair).max(1);
+            let most = run.batch.terms.chunk_size.unwrap_or_else(pace);
             let reserve = self.awaited.as_ref().is_some_and(|awaited| Arc::ptr_eq(awaited, &run.batch));
             match slot.offer(run, most, reserve) {
-                Offer::Taken(count) => self.drop_front(count),
+                Offer::Taken(count) => {
+                    if let Some(limit) = run.batch.terms.first_look() {
+                        let limit = clock::monotonic().saturating_add(limit);
+                        self.soonest_limit = Some(self.soonest_limit.map_or(limit, |other| other.min(limit)));
+                    }
+                    self.drop_front(count);
+                }
                 Offer::Full => full.push(*number),
                 Offer::Unsendable(reason) => {
                     let (batch, index) = (run.batch.clone(), run.range.start);
@@ -246,7 +309,7 @@ impl Schedule {
 
     /// If a worker has nothing to do: takes back half of what the worker with the most has not begun. Whether it took something.
     fn take_back_for_idle(&mut self) -> bool {
-        if !self.slots.values().any(|slot| slot.load() == 0 && slot.wants_more(&self.paces)) {
+        if !self.slots.values().any(|slot| slot.load() == 0 && slot.wants_more(&self.ledger.paces)) {
             return false;
         }
         let unclaimed = self.slots.iter_mut().map(|(_, slot)| (slot.unclaimed(), slot));
@@ -266,14 +329,68 @@ impl Schedule {
         self.slots.values().any(|slot| slot.outstanding() > 1)
     }
 
+    /// Looks at the tasks that workers run and that have limits, at the time `now`. When to look again, at the latest.
+    pub(super) fn watch(&mut self, now: Duration) -> Option<Duration> {
+        let mut again = self.delayed.peek().map(|delayed| delayed.until);
+        let mut verdicts = Vec::new();
+        for (number, slot) in &mut self.slots {
+            let finding = slot.look(now);
+            again = [again, finding.again].into_iter().flatten().min();
+            verdicts.extend(finding.task.zip(finding.verdict).map(|found| (*number, found)));
+        }
+        for (number, (looked_at, verdict)) in verdicts {
+            self.end_task(number, verdict, |task, _| task == looked_at);
+        }
+        again
+    }
+
+    /// Ends a worker because of the task that it runs, if `still` says that it is that task.
+    fn end_task(&mut self, number: u64, verdict: Verdict, still: impl Fn(AtHand, &Run) -> bool) {
+        let Some(slot) = self.slots.get_mut(&number) else { return };
+        // From here on it has nothing that it could begin.
+        let back = slot.take_back(usize::MAX);
+        slot.drain(&mut self.ledger);
+        slot.sentence(verdict, still);
+        self.put_back(back);
+        self.try_again();
+    }
+
+    /// Ends the tasks of a sink that run, and takes back those that do not. Gives those that run: their answers come when their workers have
+    /// ended. The others get none from here.
+    pub(super) fn cancel(&mut self, sink: &Arc<dyn Sink>) -> Vec<u64> {
+        let theirs = |slot: &Slot| slot.has_any_for(sink);
+        let numbers: Vec<u64> =
+            self.slots().filter(|(_, slot)| theirs(slot)).map(|(number, _)| number).collect();
+        for number in numbers {
+            self.end_task(number, Verdict::Cancelled, |_, run| run.batch.goes_to(sink));
+        }
+        self.slots.values().filter_map(|slot| slot.running_for(sink)).collect()
+    }
+
+    /// Puts tasks back that were to wait until `now`.
+    pub(super) fn release_delayed(&mut self, now: Duration) {
+        while self.delayed.peek().is_some_and(|delayed| delayed.until <= now) {
+            let back = self.delayed.pop().map(|delayed| delayed.run);
+            self.put_back(back.into_iter().collect());
+        }
+    }
+
+    /// Whether a task was handed out whose limit may be over before the pool's thread wakes.
+    pub(super) fn must_watch(&mut self) -> bool {
+        // It looks anew when it wakes: until then one nudge is enough.
+        let soonest = self.soonest_limit.take();
+        soonest.is_some_and(|limit| limit < self.sleeps_until)
+    }
+
     /// The worker `number` has ended with `status`. Gives the dead worker, which its owner drops without the lock.
     pub(super) fn bury(&mut self, number: u64, status: ExitStatus) -> Option<Slot> {
         let mut slot = self.slots.remove(&number)?;
-        slot.drain(&mut self.paces);
+        slot.drain(&mut self.ledger);
+        self.try_again();
         let remains = slot.remains();
         self.put_back(remains.unstarted);
         for run in remains.lost {
-            self.lost(run, slot.process.pid(), status);
+            self.lost(run, slot.process.pid(), status, slot.verdict());
         }
         if slot.was_ready() {
             self.failed_starts = 0;
@@ -285,16 +402,35 @@ impl Schedule {
     }
 
     /// Tasks that were begun, and whose worker is gone.
-    fn lost(&mut self, run: Run, pid: broody_os::Pid, status: ExitStatus) {
+    fn lost(&mut self, run: Run, pid: Pid, status: ExitStatus, verdict: Option<Verdict>) {
         for index in run.range.rev() {
-            let task = run.batch.task(index);
-            let tries = self.tries.remove(&task).unwrap_or(0) + 1;
-            if tries <= self.retries && self.standing != Standing::Terminated {
-                self.tries.insert(task, tries);
-                self.put_back(vec![Run { batch: run.batch.clone(), range: index..index + 1 }]);
-            } else {
-                run.batch.deliver(index, Answer::Failed(Failure::WorkerLost { pid, status, task }));
+            let (one, task) = (Run::one(run.batch.clone(), index), run.batch.task(index));
+            match verdict {
+                None => self.failed(one, Failure::WorkerLost { pid, status, task }),
+                Some(verdict) => {
+                    let failure = Failure::Ended { pid, task, verdict };
+                    match verdict {
+                        Verdict::Cancelled => run.batch.deliver(index, Answer::Failed(failure)),
+                        _ if run.batch.terms.retry_errors => self.failed(one, failure),
+                        _ => run.batch.deliver(index, Answer::Failed(failure)),
+                    }
+                }
             }
+        }
+    }
+
+    /// A task failed that may be tried again, if it has not been tried too often.
+    fn failed(&mut self, run: Run, failure: Failure) {
+        let (index, terms) = (run.range.start, run.batch.terms.clone());
+        let task = run.batch.task(index);
+        let tries = self.tries.remove(&task).unwrap_or(0) + 1;
+        if tries > terms.retries || self.is_over() || run.batch.is_cancelled() {
+            return run.batch.deliver(index, Answer::Failed(failure));
+        }
+        self.tries.insert(task, tries);
+        match terms.pause_before(tries) {
+            Duration::ZERO => self.put_back(vec![run]),
+            pause => self.delayed.push(Delayed { until: clock::monotonic().saturating_add(pause), run }),
         }
     }
 
@@ -330,8 +466,10 @@ impl Schedule {
     }
 
     fn fail_everything(&mut self, failure: impl Fn(u64) -> Failure) {
-        let mut runs: Vec<Run> = self.slots.values_mut().flat_map(Slot::abandon).collect();
-        runs.extend(self.queue.drain(..));
+        let waiting = self.queue.drain(..).chain(self.delayed.drain().map(|delayed| delayed.run));
+        // Those that were cancelled have their answers, unless they run.
+        let mut runs: Vec<Run> = waiting.filter(|run| !run.batch.is_cancelled()).collect();
+        runs.extend(self.slots.values_mut().flat_map(Slot::abandon));
         self.queued = 0;
         for run in runs {
             for index in run.range {
@@ -350,14 +488,16 @@ impl Schedule {
 
     /// Whether the pool is closed and has done everything; its workers are then asked to end.
     pub(super) fn wind_down(&mut self) -> bool {
-        let done = self.standing == Standing::Closed
-            && self.streams == 0
-            && self.queue.is_empty()
-            && self.slots.values().all(|slot| slot.load() == 0);
+        let done = self.standing == Standing::Closed && self.streams == 0 && self.is_done();
         if done {
             self.slots.values_mut().for_each(Slot::ask_to_quit);
         }
         done
+    }
+
+    /// Whether every task that was handed in has its answer.
+    fn is_done(&self) -> bool {
+        self.queue.is_empty() && self.delayed.is_empty() && self.slots.values().all(|slot| slot.load() == 0)
     }
 
     /// How many workers there are too few.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use broody_os::events::EventFd;
 use broody_os::wait::ExitStatus;
@@ -13,9 +13,12 @@ use broody_shm::duplex::{Duplex, Host, LEASES};
 
 use super::batch::{Answer, Run, Sink};
 use super::failure::Failure;
+use super::options::Terms;
 use super::pace::Paces;
-use super::wire::{self, How, LONGEST, Order, Report};
-use super::worker::{self, DESCRIPTORS};
+use super::schedule::Ledger;
+use super::watch::{self, AtHand, Finding, Verdict};
+use super::wire::{self, How, LONGEST, Order, Report, Say};
+use super::worker::{self, DESCRIPTORS, stop_signal};
 use crate::function::{FunctionId, Outcome};
 use crate::process::{Launch, Process, StartMethod};
 use crate::{Result, codec};
@@ -24,7 +27,7 @@ use crate::{Result, codec};
 const FRAMES: usize = LEASES - 2;
 
 /// How much work a worker has waiting beside the frame at hand, when it is cut into small frames.
-const AHEAD: std::time::Duration = std::time::Duration::from_micros(400);
+const AHEAD: Duration = Duration::from_micros(400);
 
 /// A worker.
 pub(super) struct Slot {
@@ -36,6 +39,9 @@ pub(super) struct Slot {
     /// It writes nonsense, and was killed for it.
     corrupt: bool,
     quitting: bool,
+    /// Why it is being ended, if it is because of the task that it runs.
+    sentence: Option<Verdict>,
+    asked_to_stop: Option<AtHand>,
     /// A thread sleeps at its doorbell, and takes what it publishes.
     has_sleeper: bool,
     /// A thread is about to sleep there: its doorbell does not ring for the pool's thread.
@@ -92,6 +98,8 @@ impl Slot {
             next_frame: 0,
             corrupt: false,
             quitting: false,
+            sentence: None,
+            asked_to_stop: None,
             has_sleeper: false,
             is_reserved: false,
         })
@@ -128,8 +136,8 @@ impl Slot {
         lease_is_free
             && !self.quitting
             && !self.corrupt
-            && (self.frames.len() < 2
-                || (self.frames.len() < FRAMES && ahead().sum::<std::time::Duration>() < AHEAD))
+            && self.sentence.is_none()
+            && (self.frames.len() < 2 || (self.frames.len() < FRAMES && ahead().sum::<Duration>() < AHEAD))
     }
 
     /// Gives it at most `most` tasks from the front of `run`. With `reserve`, the calling thread is about to sleep until they are done.
@@ -149,7 +157,7 @@ impl Slot {
             end += 1;
         }
         let frame = self.next_frame;
-        let header = Order::Frame { frame, function }.header();
+        let header = Order::Frame { frame, function, say: what_to_say(&batch.terms) }.header();
         // The last item may have gone over the limit: its bytes are counted and not written.
         match self.link.outgoing.begin(header.len() + bytes) {
             Ok(Some(mut draft)) => {
@@ -198,7 +206,8 @@ impl Slot {
                     };
                 }
                 self.link.duplex.lease(frame).grant(frame, 1);
-                draft.put(&Order::Apart { frame, function: run.batch.function }.header());
+                let say = what_to_say(&run.batch.terms);
+                draft.put(&Order::Apart { frame, function: run.batch.function, say }.header());
                 draft.publish();
             }
             Ok(None) => return Offer::Full,
@@ -248,7 +257,7 @@ impl Slot {
 
     /// Whether it has a task of this sink, and no thread waits for it yet.
     pub(super) fn can_be_waited_for(&self, sink: &Arc<dyn Sink>) -> bool {
-        !self.has_sleeper && self.frames.iter().any(|leased| leased.run.batch.goes_to(sink))
+        !self.has_sleeper && self.has_any_for(sink)
     }
 
     /// If a thread was about to sleep here and did not: the doorbell is the pool's thread's again. Whether that was so; what is new has to
@@ -286,11 +295,11 @@ impl Slot {
     }
 
     /// Takes everything that it has published, and hands out the answers. Gives their number.
-    pub(super) fn drain(&mut self, paces: &mut Paces) -> usize {
+    pub(super) fn drain(&mut self, ledger: &mut Ledger) -> usize {
         let mut answered = 0;
         let mut unreleased = 0;
         while !self.corrupt {
-            match self.take_one(paces) {
+            match self.take_one(ledger) {
                 Ok(None) => break,
                 Ok(Some(count)) => {
                     answered += count;
@@ -312,13 +321,13 @@ impl Slot {
         answered
     }
 
-    fn take_one(&mut self, paces: &mut Paces) -> std::result::Result<Option<usize>, Corrupt> {
+    fn take_one(&mut self, ledger: &mut Ledger) -> std::result::Result<Option<usize>, Corrupt> {
         let Some(record) = self.link.incoming.take_next()? else { return Ok(None) };
         let (report, rest) = Report::parse(record)?;
         let (frame, index, how) = match report {
             Report::Answer { frame, index, how } => (frame, usize::from(index), how),
             Report::Pace { function, tasks, nanoseconds } => {
-                paces.note(function, tasks, nanoseconds);
+                ledger.paces.note(function, tasks, nanoseconds);
                 return Ok(Some(0));
             }
         };
@@ -342,12 +351,70 @@ impl Slot {
                 failed(codec::decode::<Outcome>(&bytes).map_err(|_| Corrupt)?)
             }
         };
-        leased.run.batch.deliver(leased.run.range.start + index, answer);
+        let (batch, at_batch) = (&leased.run.batch, leased.run.range.start + index);
+        match answer {
+            Answer::Failed(failure) if batch.terms.retry_errors => {
+                ledger.failed.push((Run::one(batch.clone(), at_batch), failure));
+            }
+            answer => batch.deliver(at_batch, answer),
+        }
         leased.answered += 1;
         if leased.answered == leased.run.len() {
             self.frames.remove(at);
         }
         Ok(Some(1))
+    }
+
+    /// The task that it has begun and not answered, if it has one, and the frame that it is of.
+    fn at_hand(&self) -> Option<(AtHand, &Run)> {
+        let leased = self.frames.front()?;
+        let task = AtHand { frame: leased.frame, index: leased.answered };
+        (self.claimed(leased) > leased.answered).then_some((task, &leased.run))
+    }
+
+    /// Looks whether the task at hand keeps to its limits. What is to be done, and when to look again.
+    pub(super) fn look(&mut self, now: Duration) -> Finding {
+        let Some(leased) = self.frames.front() else { return Finding::default() };
+        if self.sentence.is_some() || !leased.run.batch.terms.are_watched() {
+            return Finding::default();
+        }
+        let task = AtHand { frame: leased.frame, index: leased.answered };
+        let begun = self.link.duplex.begun();
+        let begun = begun.filter(|begun| task == AtHand { frame: begun.frame, index: begun.index.into() });
+        let mut finding = watch::look(&leased.run.batch.terms, begun, self.process.pid(), now);
+        finding.task = Some(task);
+        if finding.is_late && self.asked_to_stop != Some(task) {
+            self.asked_to_stop = Some(task);
+            self.link.duplex.ask_to_stop(task.frame, task.index as u16);
+            let _ = self.process.signal(stop_signal());
+        }
+        finding
+    }
+
+    /// Ends the worker because of the task that it runs, which has been looked at just now: `still` says whether it is that one. What
+    /// it has not begun must have been taken back, so that it begins nothing else meanwhile.
+    pub(super) fn sentence(&mut self, verdict: Verdict, still: impl Fn(AtHand, &Run) -> bool) {
+        let is_still = self.at_hand().is_some_and(|(task, run)| still(task, run));
+        if is_still && self.sentence.is_none() {
+            self.sentence = Some(verdict);
+            let _ = self.process.kill();
+        }
+    }
+
+    /// Why it was ended, if it was because of the task that it ran.
+    pub(super) fn verdict(&self) -> Option<Verdict> {
+        self.sentence
+    }
+
+    /// The index in the sink of the task that it runs, if it goes there.
+    pub(super) fn running_for(&self, sink: &Arc<dyn Sink>) -> Option<u64> {
+        let (task, run) = self.at_hand()?;
+        run.batch.goes_to(sink).then(|| run.batch.index_in_sink(run.range.start + task.index))
+    }
+
+    /// Whether it has tasks that go there.
+    pub(super) fn has_any_for(&self, sink: &Arc<dyn Sink>) -> bool {
+        self.frames.iter().any(|leased| leased.run.batch.goes_to(sink))
     }
 
     /// How many of its tasks it has not begun.
@@ -436,6 +503,15 @@ impl Slot {
 pub(super) fn ending(process: &Process) -> ExitStatus {
     let _ = process.wait_until(Instant::now() + 2 * crate::process::REPORT);
     process.exit_status().unwrap_or(ExitStatus::Unknown)
+}
+
+/// What a worker is to say when it begins tasks under these terms.
+fn what_to_say(terms: &Terms) -> Say {
+    match (terms.memory_limit, terms.are_watched()) {
+        (Some(_), _) => Say::WhenAndHowLarge,
+        (None, true) => Say::When,
+        (None, false) => Say::Nothing,
+    }
 }
 
 fn function_of<F, R>(_: F) -> FunctionId

@@ -1,6 +1,7 @@
 //! The answers of tasks that are handed in little by little: `imap`, `imap_unordered`.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 
 use broody_os::memory::SealedBytes;
@@ -21,6 +22,8 @@ pub(super) struct Stream {
     ordered: bool,
     state: Mutex<State>,
     arrival: Condvar,
+    /// Nobody waits any more. Changes under the pool's lock.
+    abandoned: AtomicBool,
 }
 
 #[derive(Default)]
@@ -38,7 +41,12 @@ struct State {
 
 impl Stream {
     pub(super) fn new(ordered: bool) -> Self {
-        Self { ordered, state: Mutex::default(), arrival: Condvar::new() }
+        Self { ordered, state: Mutex::default(), arrival: Condvar::new(), abandoned: AtomicBool::new(false) }
+    }
+
+    /// The caller has gone: what has not begun is forgotten. With the pool's lock.
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
     }
 
     /// How many answers were given to the caller so far.
@@ -62,6 +70,10 @@ impl Stream {
 }
 
 impl Sink for Stream {
+    fn is_cancelled(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+
     fn deliver(&self, index: u64, answer: Answer<'_>) {
         let kept = match answer {
             Answer::Returned(record) => {

@@ -3,8 +3,8 @@
 //! A record begins with its kind. Numbers are little endian.
 //!
 //! ```text
-//! to the worker   Frame   frame, function | length, argument | length, argument | ...
-//!                 Apart   frame, function                       the argument is in a memfd on the payload socket
+//! to the worker   Frame   what to say, frame, function | length, argument | length, argument | ...
+//!                 Apart   what to say, frame, function          the argument is in a memfd on the payload socket
 //!                 Quit
 //! to the host     Answer  frame, index, how | result, or an encoded `Outcome`; or a memfd on the payload socket
 //!                 Pace    function, tasks, nanoseconds          after a frame: how long its tasks took
@@ -31,9 +31,18 @@ pub(super) const HEADER: usize = 21;
 /// To the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
-    Frame { frame: u32, function: FunctionId },
-    Apart { frame: u32, function: FunctionId },
+    Frame { frame: u32, function: FunctionId, say: Say },
+    Apart { frame: u32, function: FunctionId, say: Say },
     Quit,
+}
+
+/// What the worker is to say when it begins a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Say {
+    Nothing,
+    When,
+    /// Also how much memory it has.
+    WhenAndHowLarge,
 }
 
 /// To the host.
@@ -74,6 +83,22 @@ impl Header {
     }
 }
 
+impl Header {
+    fn with_task(self, frame: u32, function: FunctionId) -> Self {
+        self.with(frame.to_le_bytes()).with(function.to_bytes())
+    }
+}
+
+impl Say {
+    fn bits(self) -> u8 {
+        (self as u8) << SAY.trailing_zeros()
+    }
+
+    fn of_bits(bits: u8) -> Option<Self> {
+        [Say::Nothing, Say::When, Say::WhenAndHowLarge].into_iter().find(|say| say.bits() == bits)
+    }
+}
+
 impl std::ops::Deref for Header {
     type Target = [u8];
 
@@ -90,14 +115,17 @@ const RETURNED_APART: u8 = 5;
 const FAILED: u8 = 6;
 const PACE: u8 = 7;
 
+/// In the kind of an order: what the worker is to say.
+const SAY: u8 = 0x30;
+
 impl Order {
     pub(super) fn header(self) -> Header {
         match self {
-            Order::Frame { frame, function } => {
-                Header::new(FRAME).with(frame.to_le_bytes()).with(function.to_bytes())
+            Order::Frame { frame, function, say } => {
+                Header::new(FRAME | say.bits()).with_task(frame, function)
             }
-            Order::Apart { frame, function } => {
-                Header::new(APART).with(frame.to_le_bytes()).with(function.to_bytes())
+            Order::Apart { frame, function, say } => {
+                Header::new(APART | say.bits()).with_task(frame, function)
             }
             Order::Quit => Header::new(QUIT),
         }
@@ -105,16 +133,17 @@ impl Order {
 
     /// The header, and what follows it.
     pub(super) fn parse(record: Record<'_>) -> Result<(Self, Record<'_>), Corrupt> {
-        let (kind, rest) = record.split::<1>().ok_or(Corrupt)?;
-        if kind == [QUIT] {
+        let ([kind], rest) = record.split::<1>().ok_or(Corrupt)?;
+        if kind == QUIT {
             return Ok((Order::Quit, rest));
         }
+        let say = Say::of_bits(kind & SAY).ok_or(Corrupt)?;
         let (frame, rest) = rest.split::<4>().ok_or(Corrupt)?;
         let (function, rest) = rest.split::<8>().ok_or(Corrupt)?;
         let (frame, function) = (u32::from_le_bytes(frame), FunctionId::from_bytes(function));
-        match kind {
-            [FRAME] => Ok((Order::Frame { frame, function }, rest)),
-            [APART] => Ok((Order::Apart { frame, function }, rest)),
+        match kind & !SAY {
+            FRAME => Ok((Order::Frame { frame, function, say }, rest)),
+            APART => Ok((Order::Apart { frame, function, say }, rest)),
             _ => Err(Corrupt),
         }
     }
@@ -199,8 +228,11 @@ mod tests {
         let function = FunctionId::from_bytes([1, 2, 3, 4, 5, 6, 7, 8]);
         let (mut host, memory) = broody_shm::duplex::Host::create("test", 4096).unwrap();
         let mut worker = broody_shm::duplex::Worker::open(&memory).unwrap();
-        let orders =
-            [Order::Frame { frame: 9, function }, Order::Apart { frame: u32::MAX, function }, Order::Quit];
+        let orders = [
+            Order::Frame { frame: 9, function, say: Say::Nothing },
+            Order::Apart { frame: u32::MAX, function, say: Say::WhenAndHowLarge },
+            Order::Quit,
+        ];
         for order in orders {
             host.outgoing.push(&[&order.header(), b"rest"]).unwrap();
             let (parsed, rest) = Order::parse(worker.inbox.take_next().unwrap().unwrap()).unwrap();
@@ -216,7 +248,7 @@ mod tests {
             let (parsed, rest) = Report::parse(host.incoming.take_next().unwrap().unwrap()).unwrap();
             assert_eq!((parsed, rest.len()), (report, 4));
         }
-        for rubbish in [&b""[..], b"\x09", b"\x01\x01", b"\x07\x01\x01"] {
+        for rubbish in [&b""[..], b"\x09", b"\x01\x01", b"\x07\x01\x01", b"\x31\0\0\0\0\0\0\0\0\0\0\0\0"] {
             worker.outbox.push(&[rubbish]).unwrap();
             assert!(Report::parse(host.incoming.take_next().unwrap().unwrap()).is_err());
         }

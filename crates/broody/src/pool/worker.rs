@@ -11,24 +11,43 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use broody_os::events::EventFd;
-use broody_os::memory;
 use broody_os::signals::{self, Disposition};
+use broody_os::{clock, fork, memory, proc};
+use broody_shm::duplex::{Begun, Duplex};
 use broody_shm::ring::Record;
 use broody_shm::{Corrupt, duplex, sleep};
 
-use super::wire::{self, How, LONGEST, Order, Report};
+use super::wire::{self, How, LONGEST, Order, Report, Say};
 use crate::codec;
 use crate::function::{FunctionId, Outcome};
 use crate::process::take_own_descriptors;
+
+/// Which of the realtime signals: not the first, which others like to take.
+const STOP: i32 = 5;
 
 /// After so long the host is woken for answers that it was not woken for yet, at the end of a frame.
 const RING: Duration = Duration::from_micros(100);
 
 /// The descriptors that a worker starts with.
 pub(super) const DESCRIPTORS: usize = 3;
+
+/// The link of this process, if it is a worker.
+static LINK: OnceLock<Duplex> = OnceLock::new();
+
+/// The signal that a task gets after its soft limit.
+pub(super) fn stop_signal() -> i32 {
+    signals::realtime(STOP)
+}
+
+/// Whether the task that this process runs for a pool was asked to stop: its [soft limit](crate::TaskOptions::soft_timeout) is over. For tasks
+/// that can end early, with whatever they have so far. Outside of a pool's task it is `false`.
+pub fn should_stop() -> bool {
+    LINK.get().is_some_and(Duplex::should_stop)
+}
 
 /// The function of a worker's process. An error reaches the pool as the reason for which it did not get ready.
 pub(super) fn work(_: ()) -> Result<(), String> {
@@ -38,12 +57,15 @@ pub(super) fn work(_: ()) -> Result<(), String> {
     drop(link);
     // Ctrl-C is the host's business, which ends its workers.
     signals::set_disposition(signals::SIGINT, Disposition::Ignore);
+    signals::interrupt_on(stop_signal());
+    let _ = LINK.set(link_ends.duplex.clone());
     let mut desk = Desk {
         outbox: link_ends.outbox,
         duplex: link_ends.duplex,
         doorbell: doorbell.into(),
         payloads,
         rung_at: Instant::now(),
+        has_said: false,
         result: Vec::new(),
     };
     let mut inbox = link_ends.inbox;
@@ -83,6 +105,8 @@ struct Desk {
     doorbell: EventFd,
     payloads: OwnedFd,
     rung_at: Instant,
+    /// It has said which task it has begun.
+    has_said: bool,
     /// The encoded result of the task at hand.
     result: Vec<u8>,
 }
@@ -93,9 +117,10 @@ impl Desk {
         // SAFETY: the host is this program, of which this process is a part; what it has published it does not touch any more.
         let rest = unsafe { rest.as_slice() };
         match order {
-            Order::Frame { frame, function } => self.frame(frame, function, rest)?,
-            Order::Apart { frame, function } => {
+            Order::Frame { frame, function, say } => self.frame(frame, function, say, rest)?,
+            Order::Apart { frame, function, say } => {
                 if let Some(index) = self.duplex.lease(frame).claim(frame) {
+                    self.begin(frame, index, say);
                     let outcome = match wire::receive_payload(&self.payloads, frame) {
                         Ok(bytes) => self.run(function, &bytes),
                         Err(reason) => Outcome::BadArgument(reason),
@@ -109,7 +134,13 @@ impl Desk {
     }
 
     /// Runs what is left for us of a frame's tasks.
-    fn frame(&mut self, frame: u32, function: FunctionId, mut arguments: &[u8]) -> Result<(), Corrupt> {
+    fn frame(
+        &mut self,
+        frame: u32,
+        function: FunctionId,
+        say: Say,
+        mut arguments: &[u8],
+    ) -> Result<(), Corrupt> {
         let began = Instant::now();
         let mut tasks: u16 = 0;
         while let Some(index) = self.duplex.lease(frame).claim(frame) {
@@ -117,6 +148,7 @@ impl Desk {
             let (argument, rest) =
                 rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or(Corrupt)?;
             arguments = rest;
+            self.begin(frame, index, say);
             let outcome = self.run(function, argument);
             self.answer(frame, index, outcome)?;
             tasks += 1;
@@ -131,6 +163,22 @@ impl Desk {
             self.rung_at = now;
         }
         Ok(())
+    }
+
+    /// Says that a task begins, if it is wanted.
+    fn begin(&mut self, frame: u32, index: u16, say: Say) {
+        if say == Say::Nothing {
+            if std::mem::take(&mut self.has_said) {
+                self.duplex.begin_silently();
+            }
+            return;
+        }
+        self.has_said = true;
+        let resident = match say {
+            Say::WhenAndHowLarge => proc::resident(fork::pid()).unwrap_or(0),
+            _ => 0,
+        };
+        self.duplex.begin(Begun { frame, index, since: clock::monotonic(), resident });
     }
 
     fn run(&mut self, function: FunctionId, argument: &[u8]) -> Outcome {

@@ -160,6 +160,14 @@ impl Process {
         self.shared().signal(signals::SIGINT)
     }
 
+    /// Sends it a signal. No error when it has ended.
+    ///
+    /// # Errors
+    /// As [`terminate`](Self::terminate); EINVAL for a number that is no signal.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        self.shared().signal(signal)
+    }
+
     /// A descriptor that becomes readable when it has ended, for poll, epoll and event loops. It is a pidfd.
     pub fn sentinel(&self) -> BorrowedFd<'_> {
         self.shared().pidfd().as_fd()

@@ -1,0 +1,192 @@
+//! Handing tasks to a pool, with options.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::batch::{Arguments, Batch};
+use super::gather::Gather;
+use super::options::Terms;
+use super::{AsyncResult, Imap, Pool, TaskOptions};
+use crate::function::{FunctionId, name_of};
+use crate::{Error, Result};
+
+/// A pool, and options for the tasks that are handed in through this. Made by [`Pool::with`].
+#[derive(Clone)]
+#[must_use = "nothing is handed in before one of its methods is called"]
+pub struct With<'pool> {
+    pub(super) pool: &'pool Pool,
+    pub(super) options: TaskOptions,
+}
+
+/// Tasks that were handed in together.
+struct HandedIn {
+    gather: Arc<Gather>,
+    /// The number of the first one.
+    task: u64,
+}
+
+impl<'pool> With<'pool> {
+    /// As [`Pool::map`], with these options.
+    ///
+    /// # Errors
+    /// As [`Pool::map`], and [`Invalid`](Error::Invalid) for options that cannot be.
+    pub fn map<F, A, R, I>(&self, function: F, items: I) -> Result<Vec<R>>
+    where
+        F: Fn(A) -> R + Copy + Send + 'static,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = A>,
+    {
+        let HandedIn { gather, .. } = self.submit(function, items, false)?;
+        gather.wait(None);
+        gather.get_all(std::any::type_name::<F>())
+    }
+
+    /// As [`Pool::try_map`], with these options.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map), but for the tasks' own.
+    pub fn try_map<F, A, R, I>(&self, function: F, items: I) -> Result<Vec<Result<R>>>
+    where
+        F: Fn(A) -> R + Copy + Send + 'static,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = A>,
+    {
+        let HandedIn { gather, .. } = self.submit(function, items, false)?;
+        gather.wait(None);
+        Ok(gather.get_each(std::any::type_name::<F>()))
+    }
+
+    /// As [`Pool::map_async`], with these options.
+    ///
+    /// # Errors
+    /// As [`Pool::map_async`], and [`Invalid`](Error::Invalid) for options that cannot be.
+    pub fn map_async<F, A, R, I>(&self, function: F, items: I) -> Result<AsyncResult<Vec<R>>>
+    where
+        F: Fn(A) -> R + Copy + Send + 'static,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = A>,
+    {
+        let HandedIn { gather, task } = self.submit(function, items, false)?;
+        Ok(AsyncResult::all(self.pool.shared.clone(), gather, std::any::type_name::<F>(), task))
+    }
+
+    /// As [`Pool::imap`], with these options.
+    ///
+    /// # Errors
+    /// As [`Pool::imap`], and [`Invalid`](Error::Invalid) for options that cannot be.
+    pub fn imap<F, A, R, I>(&self, function: F, items: I) -> Result<Imap<'pool, I::IntoIter, R>>
+    where
+        F: Fn(A) -> R + Copy + Send + 'static,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = A>,
+    {
+        self.stream(function, items, true)
+    }
+
+    /// As [`Pool::imap_unordered`], with these options.
+    ///
+    /// # Errors
+    /// As [`imap`](Self::imap).
+    pub fn imap_unordered<F, A, R, I>(&self, function: F, items: I) -> Result<Imap<'pool, I::IntoIter, R>>
+    where
+        F: Fn(A) -> R + Copy + Send + 'static,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = A>,
+    {
+        self.stream(function, items, false)
+    }
+
+    /// As [`Pool::apply`], with these options.
+    ///
+    /// # Errors
+    /// As [`Pool::apply`], and [`Invalid`](Error::Invalid) for options that cannot be.
+    pub fn apply<F, A, R>(&self, function: F, argument: A) -> Result<R>
+    where
+        F: Fn(A) -> R + Copy + Send + 'static,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        self.hand_in(function, argument, true)?.get()
+    }
+
+    /// As [`Pool::apply_async`], with these options.
+    ///
+    /// # Errors
+    /// As [`Pool::apply_async`], and [`Invalid`](Error::Invalid) for options that cannot be.
+    pub fn apply_async<F, A, R>(&self, function: F, argument: A) -> Result<AsyncResult<R>>
+    where
+        F: Fn(A) -> R + Copy + Send + 'static,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        self.hand_in(function, argument, false)
+    }
+
+    fn hand_in<F, A, R>(&self, function: F, argument: A, awaited: bool) -> Result<AsyncResult<R>>
+    where
+        F: Fn(A) -> R + Copy + Send + 'static,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        let HandedIn { gather, task } = self.submit(function, [argument], awaited)?;
+        Ok(AsyncResult::one(self.pool.shared.clone(), gather, std::any::type_name::<F>(), task))
+    }
+
+    fn stream<F, A, R, I>(&self, function: F, items: I, ordered: bool) -> Result<Imap<'pool, I::IntoIter, R>>
+    where
+        F: Fn(A) -> R + Copy + Send + 'static,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = A>,
+    {
+        let _ = function;
+        self.pool.check_owner()?;
+        let call = (FunctionId::of::<F, A, R>(), std::any::type_name::<F>(), self.terms()?);
+        Imap::new(self.pool, call, items.into_iter(), ordered)
+    }
+
+    fn submit<F, A, R, I>(&self, function: F, items: I, awaited: bool) -> Result<HandedIn>
+    where
+        F: Fn(A) -> R + Copy + Send + 'static,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = A>,
+    {
+        let _ = function;
+        self.pool.check_owner()?;
+        let terms = self.terms()?;
+        let mut arguments = Arguments::default();
+        for item in items {
+            arguments.push(&item).map_err(|reason| Error::Encode {
+                what: "the argument",
+                function: name_of::<F>(),
+                reason,
+            })?;
+        }
+        let gather = Arc::new(Gather::new(arguments.len()));
+        let mut schedule = self.pool.shared.schedule();
+        let task = schedule.admit(arguments.len(), false)?;
+        if arguments.len() > 0 {
+            let function = FunctionId::of::<F, A, R>();
+            let batch = Batch::new(function, terms, arguments, gather.clone(), 0, task);
+            schedule.submit(batch, awaited);
+            self.pool.shared.nudge_if_needed(&mut schedule);
+        }
+        Ok(HandedIn { gather, task })
+    }
+
+    /// The options, with what the pool says beside them.
+    fn terms(&self) -> Result<Arc<Terms>> {
+        if self.options.say_nothing() {
+            return Ok(self.pool.terms.clone());
+        }
+        self.options.clone().or(&self.pool.options).settle().map(Arc::new)
+    }
+}

@@ -1,0 +1,103 @@
+//! What is to be done when the last answer has come: waking a future, running a callback.
+//!
+//! Answers are delivered under the pool's lock, where nobody else's code may run. Whatever is due is put aside there, and done when the lock
+//! has been given back: futures are woken by the thread at hand, callbacks run in a thread of their own, one after the other, so that a
+//! slow one keeps no task waiting.
+
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, MutexGuard, mpsc};
+use std::task::Waker;
+
+use super::schedule::Schedule;
+use crate::context::lock;
+use crate::helper;
+
+/// A callback, with everything that it needs.
+pub(super) type Callback = Box<dyn FnOnce() + Send>;
+
+/// What is to be done.
+pub(super) enum Completion {
+    Wake(Waker),
+    Call(Callback),
+}
+
+thread_local! {
+    static DUE: RefCell<Vec<Completion>> = const { RefCell::new(Vec::new()) };
+}
+
+/// With the pool's lock: `completion` is done when it is given back.
+pub(super) fn put_aside(completion: Completion) {
+    DUE.with_borrow_mut(|due| due.push(completion));
+}
+
+/// A schedule, locked.
+pub(super) struct Locked<'a> {
+    /// `None` only while it is dropped.
+    schedule: Option<MutexGuard<'a, Schedule>>,
+    callbacks: &'a Callbacks,
+}
+
+impl<'a> Locked<'a> {
+    pub(super) fn new(schedule: &'a Mutex<Schedule>, callbacks: &'a Callbacks) -> Self {
+        Self { schedule: Some(lock(schedule)), callbacks }
+    }
+}
+
+impl Deref for Locked<'_> {
+    type Target = Schedule;
+
+    fn deref(&self) -> &Schedule {
+        self.schedule.as_ref().expect("there until it is dropped")
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Schedule {
+        self.schedule.as_mut().expect("there until it is dropped")
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.schedule = None;
+        for completion in DUE.take() {
+            match completion {
+                Completion::Wake(waker) => waker.wake(),
+                Completion::Call(callback) => self.callbacks.run(callback),
+            }
+        }
+    }
+}
+
+/// The thread that runs a pool's callbacks, once there is one.
+#[derive(Default)]
+pub(super) struct Callbacks(Mutex<Option<mpsc::Sender<Callback>>>);
+
+impl Callbacks {
+    /// Has it run.
+    pub(super) fn run(&self, callback: Callback) {
+        let mut sender = lock(&self.0);
+        if sender.is_none() {
+            let (ours, theirs) = mpsc::channel::<Callback>();
+            let started = helper::start("broody-calls", move || {
+                for callback in theirs {
+                    // Its panic has been shown by the hook, and is nobody else's.
+                    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(callback));
+                }
+            });
+            match started {
+                // It ends when the pool is gone and it has nothing more to run.
+                Ok(_) => *sender = Some(ours),
+                // Without a thread to be had, here: late is better than never.
+                Err(_) => {
+                    drop(sender);
+                    return callback();
+                }
+            }
+        }
+        if let Some(sender) = sender.as_ref() {
+            let _ = sender.send(callback);
+        }
+    }
+}
