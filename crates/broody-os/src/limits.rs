@@ -29,6 +29,30 @@ pub fn current_cpu() -> u32 {
     cpu as u32
 }
 
+/// The CPUs that this process may use, by number. See sched_getaffinity(2).
+pub fn cpus() -> Vec<usize> {
+    let Ok(set) = rustix::thread::sched_getaffinity(None) else { return Vec::new() };
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
+}
+
+/// Lets the calling thread, and those that it starts, run on this CPU alone. See sched_setaffinity(2).
+///
+/// # Errors
+/// Of the system call: a CPU that there is not.
+pub fn pin(cpu: usize) -> Result<()> {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    rustix::thread::sched_setaffinity(None, &set).map_err(|error| Error::new("sched_setaffinity", error))
+}
+
+/// Lets this process run behind others, by so much more, up to 19 in all. See nice(2).
+///
+/// # Errors
+/// EPERM for less than now without the right to it.
+pub fn nice(more: i32) -> Result<()> {
+    rustix::process::nice(more).map(|_| ()).map_err(|error| Error::new("nice", error))
+}
+
 /// Where cgroups are mounted.
 const CGROUPS: &str = "/sys/fs/cgroup";
 

@@ -186,12 +186,10 @@ pub enum Error {
         task: u64,
     },
 
-    /// Workers die before they are ready, or cannot be started, so that the pool cannot work.
-    #[error("the pool gave up: {attempts} workers in a row did not get ready, the last one because {reason}")]
+    /// Workers die before they are ready, cannot be started, or die too often, so that the pool cannot work.
+    #[error("the pool gave up: {reason}")]
     PoolBroken {
-        /// How many in a row.
-        attempts: u32,
-        /// What became of the last one.
+        /// How many failed, and what became of the last one.
         reason: String,
     },
 

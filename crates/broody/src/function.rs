@@ -31,6 +31,15 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
+    /// Why there is no result, in words.
+    pub(crate) fn reason(self) -> Option<String> {
+        match self {
+            Outcome::Returned => None,
+            Outcome::Panicked { message, .. } => Some(message),
+            Outcome::BadArgument(reason) | Outcome::BadResult(reason) => Some(reason),
+        }
+    }
+
     /// With no text longer than `most` bytes: a message has its limits, and a stack may have none.
     #[inline]
     pub(crate) fn shortened(self, most: usize) -> Self {
@@ -79,6 +88,23 @@ impl FunctionId {
         Self(broody_os::image::distance(trampoline as *const ()) as i64)
     }
 
+    /// A function whose result stays where it is: it becomes that process's [state](crate::worker_state).
+    pub(crate) fn of_initializer<F, A, T>() -> Self
+    where
+        F: Fn(A) -> T + Copy + 'static,
+        A: DeserializeOwned,
+        T: Send + Sync + 'static,
+    {
+        const {
+            assert!(
+                size_of::<F>() == 0,
+                "broody: an initializer must not capture variables: pass them as its argument"
+            )
+        };
+        let trampoline: Trampoline = initialize::<F, A, T>;
+        Self(broody_os::image::distance(trampoline as *const ()) as i64)
+    }
+
     /// The name in bytes, for messages that are not encoded.
     pub(crate) fn to_bytes(self) -> [u8; 8] {
         self.0.to_le_bytes()
@@ -113,6 +139,25 @@ where
         let argument: A = codec::decode(argument).map_err(Outcome::BadArgument)?;
         let value = function(argument);
         codec::encode_into(&value, result).map_err(Outcome::BadResult)
+    });
+    match returned {
+        Ok(Ok(())) => Outcome::Returned,
+        Ok(Err(outcome)) | Err(outcome) => outcome,
+    }
+}
+
+fn initialize<F, A, T>(argument: &[u8], _: &mut Vec<u8>) -> Outcome
+where
+    F: Fn(A) -> T + Copy + 'static,
+    A: DeserializeOwned,
+    T: Send + Sync + 'static,
+{
+    // SAFETY: as in `call`.
+    let function: F = unsafe { std::ptr::NonNull::<F>::dangling().read() };
+    let returned = catch_panic(|| {
+        let argument: A = codec::decode(argument).map_err(Outcome::BadArgument)?;
+        crate::pool::set_worker_state(function(argument));
+        Ok(())
     });
     match returned {
         Ok(Ok(())) => Outcome::Returned,

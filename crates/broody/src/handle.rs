@@ -55,6 +55,19 @@ impl Outgoing {
         Ok(again)
     }
 
+    /// These and others.
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.kept.extend(other.kept);
+        match (&mut self.transit, other.transit) {
+            (Some(ours), Some(theirs)) => {
+                theirs.holds().iter().for_each(|hold| ours.push(*hold));
+                theirs.forget();
+            }
+            (ours @ None, theirs) => *ours = theirs,
+            (Some(_), None) => {}
+        }
+    }
+
     fn add(&mut self, hold: HoldId, held: &Held) {
         self.transit.get_or_insert_with(|| Transit::new(held.arena())).push(hold);
     }

@@ -14,6 +14,7 @@ use broody_os::events::{Epoll, EventFd, Trigger};
 use super::batch::Sink;
 use super::completion::{Callback, Callbacks, Locked};
 use super::gather::Gather;
+use super::plan::Recipe;
 use super::schedule::Schedule;
 use super::slot::{self, Slot};
 use crate::Result;
@@ -37,18 +38,19 @@ pub(super) struct Shared {
     doorbell: EventFd,
     epoll: Epoll,
     name: String,
+    recipe: Recipe,
 }
 
 impl Shared {
     /// A pool whose workers run already, so that the first to fail is the caller's error.
-    pub(super) fn new(schedule: Schedule, name: String) -> Result<Arc<Self>> {
+    pub(super) fn new(schedule: Schedule, name: String, recipe: Recipe) -> Result<Arc<Self>> {
         let (doorbell, epoll) = (EventFd::new()?, Epoll::new()?);
         epoll.add(&doorbell, DOORBELL, Trigger::Edge)?;
         let callbacks = Callbacks::default();
-        let shared = Self { schedule: Mutex::new(schedule), callbacks, doorbell, epoll, name };
+        let shared = Self { schedule: Mutex::new(schedule), callbacks, doorbell, epoll, name, recipe };
         let mut schedule = shared.schedule();
-        for number in schedule.claim_starts() {
-            match shared.launch(number) {
+        for (number, seat) in schedule.claim_starts() {
+            match shared.launch(number, seat) {
                 Ok(slot) => schedule.settle(number, Ok(slot)),
                 Err(error) => {
                     schedule.terminate();
@@ -83,7 +85,7 @@ impl Shared {
 
     /// As [`nudge`](Self::nudge), if the thread has to look at workers by itself from now on.
     pub(super) fn nudge_if_needed(&self, schedule: &mut Schedule) {
-        if schedule.must_look() || schedule.must_watch() {
+        if schedule.must_look() || schedule.must_watch() || schedule.must_grow() {
             self.nudge();
         }
     }
@@ -118,8 +120,9 @@ impl Shared {
         }
     }
 
-    fn launch(&self, number: u64) -> Result<Slot> {
-        let slot = Slot::launch(&format!("{}-{number}", self.name), &self.doorbell)?;
+    fn launch(&self, number: u64, seat: usize) -> Result<Slot> {
+        let name = format!("{}-{number}", self.name);
+        let slot = Slot::launch(&self.recipe, &name, seat, &self.doorbell)?;
         self.epoll.add(slot.process.sentinel(), number, Trigger::Level)?;
         Ok(slot)
     }
@@ -137,10 +140,10 @@ impl Shared {
                 }
                 schedule.release_delayed(clock::monotonic());
                 schedule.hand_out();
-                if start_at <= Instant::now() { schedule.claim_starts() } else { 0..0 }
+                if start_at <= Instant::now() { schedule.claim_starts() } else { Vec::new() }
             };
-            for number in starting {
-                let started = self.launch(number).map_err(|error| error.to_string());
+            for (number, seat) in starting {
+                let started = self.launch(number, seat).map_err(|error| error.to_string());
                 let mut schedule = self.schedule();
                 schedule.settle(number, started);
                 start_at = Instant::now() + schedule.start_delay();

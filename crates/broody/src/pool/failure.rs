@@ -33,7 +33,6 @@ pub(super) enum Failure {
         task: u64,
     },
     Broken {
-        attempts: u32,
         reason: String,
     },
     NotSent {
@@ -71,7 +70,7 @@ impl Failure {
             },
             Failure::Cancelled { task } => Error::Cancelled { task },
             Failure::Terminated { task } => Error::PoolTerminated { task },
-            Failure::Broken { attempts, reason } => Error::PoolBroken { attempts, reason },
+            Failure::Broken { reason } => Error::PoolBroken { reason },
             Failure::NotSent { task, reason } => Error::TaskNotSent { task, reason },
             Failure::NotEncoded { reason } => {
                 Error::Encode { what: "the argument", function: function(), reason }

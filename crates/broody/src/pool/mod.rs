@@ -6,6 +6,7 @@
 
 mod asynchronous;
 mod batch;
+mod builder;
 mod call;
 mod completion;
 mod dispatcher;
@@ -14,20 +15,24 @@ mod gather;
 mod imap;
 mod options;
 mod pace;
+mod plan;
 mod schedule;
 mod slot;
+mod staff;
 mod stream;
 mod watch;
 mod wire;
 mod worker;
 
 pub use asynchronous::AsyncResult;
+pub use builder::PoolBuilder;
 pub use call::With;
 pub use imap::Imap;
 pub use options::TaskOptions;
+pub(crate) use plan::set_worker_state;
+pub use plan::worker_state;
 pub use worker::should_stop;
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -36,85 +41,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use self::options::Terms;
-use self::schedule::{Schedule, Standing};
+use self::schedule::Standing;
 use crate::context::lock;
-use crate::{Error, ExitFunction, Result, at_exit_with_priority, cpu_count};
-
-/// When a program's exit ends pools that are still there: before its own exit functions of priority 0.
-const EXIT_PRIORITY: i32 = 15;
-
-/// The most workers of a pool.
-const MOST_WORKERS: usize = 4096;
-
-/// Says what a pool is to be like. Made by [`Pool::builder`].
-#[derive(Debug, Clone, Default)]
-#[must_use = "a builder starts nothing until `build` is called"]
-pub struct PoolBuilder {
-    workers: Option<usize>,
-    tasks: TaskOptions,
-    name: Option<String>,
-}
-
-impl PoolBuilder {
-    /// How many workers; [`cpu_count`] if it is not said.
-    pub fn workers(mut self, workers: usize) -> Self {
-        self.workers = Some(workers);
-        self
-    }
-
-    /// What holds for tasks that do not say otherwise: how long they may take, how often they are tried.
-    pub fn tasks(mut self, options: TaskOptions) -> Self {
-        self.tasks = options;
-        self
-    }
-
-    /// As [`tasks`](Self::tasks) with [`TaskOptions::retries`].
-    pub fn retries(mut self, retries: u32) -> Self {
-        self.tasks = self.tasks.retries(retries);
-        self
-    }
-
-    /// Names the pool; its workers are called by that name and a number, also in ps and top (which show 15 bytes).
-    pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
-        self
-    }
-
-    /// Starts the workers.
-    ///
-    /// # Errors
-    /// [`Invalid`](Error::Invalid) for no workers or more than 4096; what [`spawn`](crate::spawn) gives if one cannot be started.
-    pub fn build(self) -> Result<Pool> {
-        static NUMBER: AtomicU32 = AtomicU32::new(1);
-        let workers = self.workers.unwrap_or_else(cpu_count);
-        if workers == 0 || workers > MOST_WORKERS {
-            return Err(Error::Invalid {
-                what: format!("a pool has 1 to {MOST_WORKERS} workers, not {workers}"),
-            });
-        }
-        let terms = Arc::new(self.tasks.settle()?);
-        let name = self.name.unwrap_or_else(|| format!("pool-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
-        if name.is_empty() || name.len() > 200 || name.contains('\0') {
-            return Err(Error::Invalid {
-                what: "a pool's name has 1 to 200 bytes and no zero byte".to_owned(),
-            });
-        }
-        let shared = dispatcher::Shared::new(Schedule::new(workers), name)?;
-        let thread = shared.start().map_err(|error| {
-            shared.schedule().terminate();
-            broody_os::Error::new("clone", error)
-        })?;
-        let weak = Arc::downgrade(&shared);
-        let at_exit = at_exit_with_priority(EXIT_PRIORITY, move || {
-            if let Some(shared) = weak.upgrade() {
-                shared.schedule().terminate();
-                shared.nudge();
-            }
-        });
-        let thread = Mutex::new(Some(thread));
-        Ok(Pool { shared, options: self.tasks, terms, thread, at_exit, owner: fork::pid() })
-    }
-}
+use crate::{Error, ExitFunction, Result};
 
 /// Some processes that run tasks.
 ///

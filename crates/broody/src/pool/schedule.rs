@@ -10,7 +10,7 @@
 //! the others. The one is tried again as often as the pool's `retries` allow, and then fails; the others go back to the front of the
 //! queue. Every task therefore has exactly one answer.
 
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,11 +22,15 @@ use super::batch::{Answer, Batch, Run, Sink};
 use super::failure::Failure;
 use super::pace::Paces;
 use super::slot::{Offer, Slot};
+use super::staff::{Deaths, Staff};
 use super::watch::{AtHand, Verdict};
 use crate::{Error, Result};
 
 /// How many workers in a row may end before they are ready, or fail to start.
 const ATTEMPTS: u32 = 8;
+
+/// How often the size of workers is looked at, where there is a limit.
+const SIZE_LOOK: Duration = Duration::from_millis(50);
 
 /// How a pool stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +42,6 @@ pub(super) enum Standing {
     Terminated,
     /// Nothing can be done any more.
     Broken {
-        attempts: u32,
         reason: String,
     },
 }
@@ -86,11 +89,11 @@ pub(super) struct Schedule {
     queued: usize,
     /// By the number of the worker, which no other ever has.
     slots: BTreeMap<u64, Slot>,
-    /// How many workers there are to be.
-    workers: usize,
+    pub(super) staff: Staff,
+    deaths: Deaths,
     next_worker: u64,
-    /// Numbers of workers that are to be started, and that somebody is starting.
-    starting: usize,
+    /// Workers that somebody is starting: their numbers and seats.
+    starting: BTreeMap<u64, usize>,
     ledger: Ledger,
     /// How often tasks that failed have been tried, by number; forgotten when there is nothing left to do.
     tries: BTreeMap<u64, u32>,
@@ -111,15 +114,16 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    pub(super) fn new(workers: usize) -> Self {
+    pub(super) fn new(staff: Staff) -> Self {
         Self {
             standing: Standing::Open,
             queue: VecDeque::new(),
             queued: 0,
             slots: BTreeMap::new(),
-            workers,
+            staff,
+            deaths: Deaths::default(),
             next_worker: 1,
-            starting: 0,
+            starting: BTreeMap::new(),
             ledger: Ledger::default(),
             tries: BTreeMap::new(),
             delayed: BinaryHeap::new(),
@@ -139,7 +143,7 @@ impl Schedule {
 
     /// How many tasks of `function` a stream should have under way.
     pub(super) fn window(&self, function: crate::function::FunctionId) -> usize {
-        self.workers * (4 * self.ledger.paces.frame(function)).max(16)
+        self.staff.most * (4 * self.ledger.paces.frame(function)).max(16)
     }
 
     /// Numbers for `count` new tasks, or why there are none.
@@ -149,9 +153,7 @@ impl Schedule {
             Standing::Closed if from_stream => {}
             Standing::Closed => return Err(Error::PoolClosed),
             Standing::Terminated => return Err(Error::PoolTerminated { task: self.next_task }),
-            Standing::Broken { attempts, reason } => {
-                return Err(Error::PoolBroken { attempts: *attempts, reason: reason.clone() });
-            }
+            Standing::Broken { reason } => return Err(Error::PoolBroken { reason: reason.clone() }),
         }
         let first = self.next_task;
         self.next_task += count as u64;
@@ -271,11 +273,13 @@ impl Schedule {
             let eager = self
                 .slots
                 .iter_mut()
-                .filter(|(number, slot)| slot.wants_more(paces) && !full.contains(*number));
+                .filter(|(number, slot)| slot.wants_more(paces) && !full.contains(*number))
+                .filter(|(_, slot)| slot.allowance(self.staff.tasks) > 0);
             let Some((number, slot)) = eager.min_by_key(|(_, slot)| slot.load()) else { break };
-            let fair = self.queued.div_ceil(2 * self.workers);
+            let fair = self.queued.div_ceil(2 * self.staff.most);
             let pace = || self.ledger.paces.frame(run.batch.function).min(fair).max(1);
             let most = run.batch.terms.chunk_size.unwrap_or_else(pace);
+            let most = most.min(slot.allowance(self.staff.tasks));
             let reserve = self.awaited.as_ref().is_some_and(|awaited| Arc::ptr_eq(awaited, &run.batch));
             match slot.offer(run, most, reserve) {
                 Offer::Taken(count) => {
@@ -333,15 +337,52 @@ impl Schedule {
     pub(super) fn watch(&mut self, now: Duration) -> Option<Duration> {
         let mut again = self.delayed.peek().map(|delayed| delayed.until);
         let mut verdicts = Vec::new();
+        let mut too_large = Vec::new();
         for (number, slot) in &mut self.slots {
             let finding = slot.look(now);
             again = [again, finding.again].into_iter().flatten().min();
             verdicts.extend(finding.task.zip(finding.verdict).map(|found| (*number, found)));
+            if let Some(limit) = self.staff.memory {
+                too_large.extend(slot.check_size(limit).map(|verdict| (*number, verdict)));
+            }
+            let readiness = slot.check_readiness(self.staff.patience, now);
+            again = [again, readiness].into_iter().flatten().min();
         }
         for (number, (looked_at, verdict)) in verdicts {
             self.end_task(number, verdict, |task, _| task == looked_at);
         }
+        for (number, verdict) in too_large {
+            self.end_task(number, verdict, |_, _| true);
+        }
+        if self.staff.memory.is_some() {
+            again = Some(again.unwrap_or(Duration::MAX).min(now + SIZE_LOOK));
+        }
+        [again, self.retire(now)].into_iter().flatten().min()
+    }
+
+    /// Asks workers to end that have done their share, or that there are too many of. When to look again.
+    fn retire(&mut self, now: Duration) -> Option<Duration> {
+        let mut spare = self.at_work().saturating_sub(self.staff.least);
+        let mut again = None;
+        for slot in self.slots.values_mut().filter(|slot| !slot.is_leaving()) {
+            if slot.load() == 0 && slot.allowance(self.staff.tasks) == 0 {
+                slot.ask_to_quit();
+            } else if spare > 0 {
+                match slot.idles(self.staff.idle, now) {
+                    Ok(()) => {
+                        slot.ask_to_quit();
+                        spare -= 1;
+                    }
+                    Err(end) => again = Some(again.map_or(end, |other: Duration| other.min(end))),
+                }
+            }
+        }
         again
+    }
+
+    /// How many workers there are, without those that are about to leave.
+    fn at_work(&self) -> usize {
+        self.slots.values().filter(|slot| !slot.is_leaving()).count()
     }
 
     /// Ends a worker because of the task that it runs, if `still` says that it is that task.
@@ -375,6 +416,11 @@ impl Schedule {
         }
     }
 
+    /// Whether there may be too few workers for the tasks.
+    pub(super) fn must_grow(&mut self) -> bool {
+        self.staff.least < self.staff.most && self.missing() > 0
+    }
+
     /// Whether a task was handed out whose limit may be over before the pool's thread wakes.
     pub(super) fn must_watch(&mut self) -> bool {
         // It looks anew when it wakes: until then one nudge is enough.
@@ -394,6 +440,14 @@ impl Schedule {
         }
         if slot.was_ready() {
             self.failed_starts = 0;
+            let is_expected = slot.is_leaving() || slot.verdict().is_some() || self.is_over();
+            if !is_expected && self.deaths.note(self.staff.deaths, clock::monotonic()) {
+                let (most, period) = self.staff.deaths.unwrap_or_default();
+                let pid = slot.process.pid();
+                self.give_up(format!(
+                    "more than {most} workers died within {period:?}, the last one ({pid}) by {status}"
+                ));
+            }
         } else if !self.is_over() {
             self.start_failed(number, slot.early_failure(status));
         }
@@ -443,9 +497,15 @@ impl Schedule {
         self.failed_starts += 1;
         if self.failed_starts >= ATTEMPTS && !self.is_over() {
             let attempts = self.failed_starts;
-            self.standing = Standing::Broken { attempts, reason: reason.clone() };
-            self.fail_everything(|_| Failure::Broken { attempts, reason: reason.clone() });
+            let reason =
+                format!("{attempts} workers in a row did not get ready, the last one because {reason}");
+            self.give_up(reason);
         }
+    }
+
+    fn give_up(&mut self, reason: String) {
+        self.standing = Standing::Broken { reason: reason.clone() };
+        self.fail_everything(|_| Failure::Broken { reason: reason.clone() });
     }
 
     /// How long to wait before the next start: nothing at first, then ever longer.
@@ -502,22 +562,30 @@ impl Schedule {
 
     /// How many workers there are too few.
     pub(super) fn missing(&mut self) -> usize {
-        let idle_end = self.is_over() || self.wind_down();
-        if idle_end { 0 } else { self.workers - self.slots.len() - self.starting }
+        if self.is_over() || self.wind_down() {
+            return 0;
+        }
+        let tasks = self.queued + self.slots.values().map(Slot::outstanding).sum::<usize>();
+        self.staff.wanted(tasks).saturating_sub(self.at_work() + self.starting.len())
     }
 
-    /// The numbers of workers to start now. The caller starts them, and says so with [`settle`](Self::settle).
-    pub(super) fn claim_starts(&mut self) -> std::ops::Range<u64> {
-        let missing = self.missing();
-        let first = self.next_worker;
-        self.next_worker += missing as u64;
-        self.starting += missing;
-        first..self.next_worker
+    /// The numbers and seats of workers to start now. The caller starts them, and says so with [`settle`](Self::settle).
+    pub(super) fn claim_starts(&mut self) -> Vec<(u64, usize)> {
+        let mut claimed = Vec::new();
+        for _ in 0..self.missing() {
+            let taken: BTreeSet<usize> =
+                self.slots.values().map(|slot| slot.seat).chain(self.starting.values().copied()).collect();
+            let seat = (0..).find(|seat| !taken.contains(seat)).unwrap_or(0);
+            self.starting.insert(self.next_worker, seat);
+            claimed.push((self.next_worker, seat));
+            self.next_worker += 1;
+        }
+        claimed
     }
 
     /// A start is over: with a worker or without.
     pub(super) fn settle(&mut self, number: u64, started: std::result::Result<Slot, String>) {
-        self.starting -= 1;
+        self.starting.remove(&number);
         match started {
             Ok(slot) => {
                 if self.is_over() {
@@ -532,6 +600,6 @@ impl Schedule {
 
     /// Whether there is no worker any more.
     pub(super) fn is_empty(&self) -> bool {
-        self.slots.is_empty() && self.starting == 0
+        self.slots.is_empty() && self.starting.is_empty()
     }
 }

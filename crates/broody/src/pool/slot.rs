@@ -1,13 +1,13 @@
 //! One worker, as the host sees it: its process, the link to it, and the leases on tasks that were given to it.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use broody_os::events::EventFd;
 use broody_os::wait::ExitStatus;
-use broody_os::{memory, socket};
+use broody_os::{clock, memory, proc, socket};
 use broody_shm::Corrupt;
 use broody_shm::duplex::{Duplex, Host, LEASES};
 
@@ -15,13 +15,15 @@ use super::batch::{Answer, Run, Sink};
 use super::failure::Failure;
 use super::options::Terms;
 use super::pace::Paces;
+use super::plan::{Plan, Recipe};
 use super::schedule::Ledger;
 use super::watch::{self, AtHand, Finding, Verdict};
 use super::wire::{self, How, LONGEST, Order, Report, Say};
 use super::worker::{self, DESCRIPTORS, stop_signal};
 use crate::function::{FunctionId, Outcome};
+use crate::handle::Outgoing;
 use crate::process::{Launch, Process, StartMethod};
-use crate::{Result, codec};
+use crate::{Error, Result, codec};
 
 /// The most frames that a worker has at a time. Fewer than leases: a lease is only given again when its frame is long over.
 const FRAMES: usize = LEASES - 2;
@@ -39,6 +41,15 @@ pub(super) struct Slot {
     /// It writes nonsense, and was killed for it.
     corrupt: bool,
     quitting: bool,
+    /// The lowest number that was free among the workers' when it started.
+    pub(super) seat: usize,
+    started: Duration,
+    /// How many tasks were given to it.
+    given: u64,
+    /// Since when it was seen to have nothing to do.
+    idle_since: Option<Duration>,
+    /// It was ended because it did not get ready.
+    is_overdue: bool,
     /// Why it is being ended, if it is because of the task that it runs.
     sentence: Option<Verdict>,
     asked_to_stop: Option<AtHand>,
@@ -76,22 +87,19 @@ pub(super) enum Offer {
 
 impl Slot {
     /// Starts a worker.
-    pub(super) fn launch(name: &str, doorbell: &EventFd) -> Result<Self> {
+    pub(super) fn launch(recipe: &Recipe, name: &str, seat: usize, doorbell: &EventFd) -> Result<Self> {
         let (link, memory) = Host::create("broody-worker", wire::CAPACITY)?;
         let (payloads, theirs) = socket::pair()?;
         let own: [_; DESCRIPTORS] = [memory.as_fd(), doorbell.as_fd(), theirs.as_fd()];
-        let launch = Launch {
-            name: Some(name),
-            daemon: true,
-            method: StartMethod::Forkserver,
-            function: function_of(worker::work),
-            argument: &[],
-            own: &own,
-        };
-        let process = Process::new(launch.start(crate::handle::Outgoing::default())?);
+        let process = start(recipe, name, &recipe.plan_for(seat), &own)?;
         let frames = VecDeque::new();
         Ok(Self {
             process,
+            seat,
+            started: clock::monotonic(),
+            given: 0,
+            idle_since: None,
+            is_overdue: false,
             link,
             payloads,
             frames,
@@ -219,6 +227,8 @@ impl Slot {
     }
 
     fn given(&mut self, run: Run) {
+        self.given += run.len() as u64;
+        self.idle_since = None;
         self.frames.push_back(Leased { frame: self.next_frame, run, answered: 0 });
         self.next_frame = self.next_frame.wrapping_add(1);
     }
@@ -234,6 +244,51 @@ impl Slot {
             self.quitting = true;
             self.wake();
         }
+    }
+
+    /// Whether it takes no more tasks, and nobody has to be told when it ends.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.quitting
+    }
+
+    /// How many tasks may still be given to it, of `most` in its life.
+    pub(super) fn allowance(&self, most: Option<u64>) -> usize {
+        most.map_or(usize::MAX, |most| most.saturating_sub(self.given) as usize)
+    }
+
+    /// Whether it has had nothing to do for so long, at the time `now`; else when it will have, if nothing comes.
+    pub(super) fn idles(&mut self, limit: Duration, now: Duration) -> std::result::Result<(), Duration> {
+        if !self.frames.is_empty() {
+            return Err(Duration::MAX);
+        }
+        let end = self.idle_since.get_or_insert(now).saturating_add(limit);
+        if end <= now { Ok(()) } else { Err(end) }
+    }
+
+    /// Ends it, if it should be ready by now and is not. Else when it should be.
+    pub(super) fn check_readiness(&mut self, patience: Duration, now: Duration) -> Option<Duration> {
+        let limit = self.started.saturating_add(patience);
+        if self.was_ready() || self.is_overdue {
+            return None;
+        }
+        if limit > now {
+            return Some(limit);
+        }
+        self.is_overdue = true;
+        let _ = self.process.kill();
+        None
+    }
+
+    /// Whether it has grown beyond `limit` bytes, while it runs a task. If it has without one, it is asked to end.
+    pub(super) fn check_size(&mut self, limit: u64) -> Option<Verdict> {
+        if self.quitting || self.sentence.is_some() {
+            return None;
+        }
+        let size = proc::resident(self.process.pid()).unwrap_or(0);
+        if size > limit && self.frames.is_empty() {
+            self.ask_to_quit();
+        }
+        (size > limit && !self.quitting).then_some(Verdict::TooLarge { limit, grown: size })
     }
 
     /// Before the pool's thread sleeps: from now on the worker rings, unless a thread of its own waits for it.
@@ -447,6 +502,7 @@ impl Slot {
                 leased.run.range.end = end;
             }
         }
+        self.given -= back.iter().map(|run| run.len() as u64).sum::<u64>();
         self.frames.retain(|leased| leased.answered < leased.run.len());
         self.rouse();
         back.reverse();
@@ -488,12 +544,14 @@ impl Slot {
 
     /// Why it ended before it was ready.
     pub(super) fn early_failure(&self, status: ExitStatus) -> String {
+        if self.is_overdue {
+            return "it did not get ready in time: its initializer did not return".to_owned();
+        }
         let said = self.process.delivered().and_then(|delivered| match &delivered.outcome {
             Outcome::Returned => {
                 codec::decode::<std::result::Result<(), String>>(delivered.result()).ok()?.err()
             }
-            Outcome::Panicked { message, .. } => Some(message.clone()),
-            Outcome::BadArgument(reason) | Outcome::BadResult(reason) => Some(reason.clone()),
+            failed => failed.clone().reason(),
         });
         said.or_else(|| self.process.failure()).unwrap_or_else(|| format!("it ended with {status}"))
     }
@@ -514,10 +572,45 @@ fn what_to_say(terms: &Terms) -> Say {
     }
 }
 
-fn function_of<F, R>(_: F) -> FunctionId
+/// Starts the process of a worker.
+fn start(recipe: &Recipe, name: &str, plan: &Plan, own: &[BorrowedFd<'_>; DESCRIPTORS]) -> Result<Process> {
+    if recipe.method == StartMethod::Fork {
+        let copies = own.map(|descriptor| descriptor.try_clone_to_owned());
+        let started = Process::builder().name(name).daemon(true).fork(|| {
+            // Of the child's own: it has copies of its parent's, too.
+            let [link, doorbell, payloads] = copies;
+            match (link, doorbell, payloads) {
+                (Ok(link), Ok(doorbell), Ok(payloads)) => worker::work_with([link, doorbell, payloads], plan),
+                _ => Err("no descriptor was left (RLIMIT_NOFILE)".to_owned()),
+            }
+        });
+        return Ok(started?.into_process());
+    }
+    let mut outgoing = Outgoing::default();
+    for objects in recipe.objects.iter() {
+        outgoing.extend(objects.take()?);
+    }
+    let argument = codec::encode(plan).map_err(|reason| Error::Encode {
+        what: "the argument",
+        function: "a worker's start".to_owned(),
+        reason,
+    })?;
+    let launch = Launch {
+        name: Some(name),
+        daemon: true,
+        method: recipe.method,
+        function: function_of(worker::work),
+        argument: &argument,
+        own,
+    };
+    Ok(Process::new(launch.start(outgoing)?))
+}
+
+fn function_of<F, A, R>(_: F) -> FunctionId
 where
-    F: Fn(()) -> R + Copy + 'static,
+    F: Fn(A) -> R + Copy + 'static,
+    A: serde::de::DeserializeOwned,
     R: serde::Serialize,
 {
-    FunctionId::of::<F, (), R>()
+    FunctionId::of::<F, A, R>()
 }

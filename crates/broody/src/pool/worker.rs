@@ -21,6 +21,7 @@ use broody_shm::duplex::{Begun, Duplex};
 use broody_shm::ring::Record;
 use broody_shm::{Corrupt, duplex, sleep};
 
+use super::plan::Plan;
 use super::wire::{self, How, LONGEST, Order, Report, Say};
 use crate::codec;
 use crate::function::{FunctionId, Outcome};
@@ -50,15 +51,21 @@ pub fn should_stop() -> bool {
 }
 
 /// The function of a worker's process. An error reaches the pool as the reason for which it did not get ready.
-pub(super) fn work(_: ()) -> Result<(), String> {
-    let [link, doorbell, payloads] =
-        take_own_descriptors::<DESCRIPTORS>().map_err(|error| error.to_string())?;
+pub(super) fn work(plan: Plan) -> Result<(), String> {
+    let descriptors = take_own_descriptors().map_err(|error| error.to_string())?;
+    work_with(descriptors, &plan)
+}
+
+/// The same with its descriptors: the link, the pool's doorbell, the socket for payloads.
+pub(super) fn work_with(descriptors: [OwnedFd; DESCRIPTORS], plan: &Plan) -> Result<(), String> {
+    let [link, doorbell, payloads] = descriptors;
     let link_ends = duplex::Worker::open(&link).map_err(|error| error.to_string())?;
     drop(link);
     // Ctrl-C is the host's business, which ends its workers.
     signals::set_disposition(signals::SIGINT, Disposition::Ignore);
     signals::interrupt_on(stop_signal());
     let _ = LINK.set(link_ends.duplex.clone());
+    plan.set_up()?;
     let mut desk = Desk {
         outbox: link_ends.outbox,
         duplex: link_ends.duplex,
@@ -75,7 +82,7 @@ pub(super) fn work(_: ()) -> Result<(), String> {
         match inbox.take_next().map_err(|error| error.to_string())? {
             Some(record) => {
                 if desk.follow(record).map_err(|error| error.to_string())? == Next::Quit {
-                    return Ok(());
+                    return plan.tear_down();
                 }
                 inbox.release();
             }

@@ -184,7 +184,7 @@ impl<R> Prepared<R> {
 
 /// The shared objects in an argument that may be decoded any number of times.
 #[derive(Debug)]
-struct Objects {
+pub(crate) struct Objects {
     /// The holds that the argument names: for the first start.
     first: Mutex<Option<Outgoing>>,
     /// For the others.
@@ -192,11 +192,11 @@ struct Objects {
 }
 
 impl Objects {
-    fn new(outgoing: Outgoing) -> Self {
+    pub(crate) fn new(outgoing: Outgoing) -> Self {
         Self { kept: outgoing.kept().to_vec(), first: Mutex::new(Some(outgoing)) }
     }
 
-    fn take(&self) -> Result<Outgoing> {
+    pub(crate) fn take(&self) -> Result<Outgoing> {
         match lock(&self.first).take() {
             Some(first) => Ok(first),
             None => Outgoing::keeping(&self.kept),

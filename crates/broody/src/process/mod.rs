@@ -16,6 +16,7 @@ pub use current::{
 };
 pub use handle::{Child, Process};
 
+pub(crate) use builder::Objects;
 pub(crate) use current::take_own_descriptors;
 pub(crate) use launch::Launch;
 pub(crate) use shared::{REPORT, Shared};
