@@ -56,6 +56,7 @@ pub use bytemuck;
 pub use data::{Array, ArrayGuard, Atomic, Blob, SharedMemory, Value};
 pub use error::{Error, Result};
 pub use exit::{ExitFunction, at_exit, at_exit_with_priority};
+pub use pool::policy;
 pub use pool::{AsyncResult, Imap, Pool, PoolBuilder};
 pub use process::{
     Builder, Child, CurrentProcess, ParentProcess, Prepared, Process, StartMethod, active_children,

@@ -11,6 +11,7 @@ mod failure;
 mod gather;
 mod imap;
 mod pace;
+pub mod policy;
 mod schedule;
 mod slot;
 mod stream;
