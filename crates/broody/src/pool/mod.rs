@@ -16,6 +16,7 @@ mod imap;
 mod options;
 mod pace;
 mod plan;
+pub mod policy;
 mod schedule;
 mod slot;
 mod staff;
