@@ -49,6 +49,25 @@ fn parse_stat(text: &str) -> Option<Stat> {
     })
 }
 
+/// Waits until all threads of `pid`, which was sent SIGSTOP, are stopped; at most for `limit`. Whether they are.
+pub fn await_stop(pid: Pid, limit: Duration) -> bool {
+    let end = Instant::now() + limit;
+    let letter = |path: &std::path::Path| {
+        parse_stat(&fs::read_to_string(path.join("stat")).unwrap_or_default()).map(|stat| stat.letter)
+    };
+    let is_stopped = || {
+        let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+        threads.flatten().all(|thread| matches!(letter(&thread.path()), Some('T' | 't' | 'Z' | 'X') | None))
+    };
+    while !is_stopped() {
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
+}
+
 /// How many bytes of memory `pid` has in use, shared ones included (RSS). `None` when there is no such process.
 pub fn resident(pid: Pid) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;

@@ -56,8 +56,8 @@ pub use bytemuck;
 pub use data::{Array, ArrayGuard, Atomic, Blob, SharedMemory, Value};
 pub use error::{Error, Result};
 pub use exit::{ExitFunction, at_exit, at_exit_with_priority};
-pub use pool::{AsyncResult, Imap, Pool, PoolBuilder, TaskOptions, With, should_stop, worker_state};
 pub use pool::policy;
+pub use pool::{AsyncResult, Imap, Pool, PoolBuilder, TaskOptions, With, should_stop, worker_state};
 pub use process::{
     Builder, Child, CurrentProcess, ParentProcess, Prepared, Process, StartMethod, active_children,
     cpu_count, current_process, fork, parent_process, spawn,

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use broody::{Error, Pool, StartMethod, TaskOptions, Value};
+use rustix::process::{Signal, kill_process};
 
 /// Long enough that only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -24,6 +25,11 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(start.elapsed() < PATIENCE, "{what} did not come about");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Sends a signal to a worker, which may be gone.
+fn kill(pid: broody::Pid, signal: Signal) {
+    let _ = kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal);
 }
 
 struct State {
@@ -135,6 +141,8 @@ fn workers_have_their_environment_their_cpu_and_their_priority() {
         // Behind the name in parentheses, nice(2) is the 17th field.
         let nice = stat[stat.rfind(')').unwrap()..].split(' ').nth(17).unwrap().to_owned();
         let variable = |name| std::env::var(name).unwrap();
+        // So that others get some, too.
+        std::thread::sleep(Duration::from_millis(5));
         (variable("BROODY_TEST_ALL"), variable("BROODY_TEST_SEAT"), cpus, nice)
     }
     let pool = Pool::builder()
@@ -147,9 +155,10 @@ fn workers_have_their_environment_their_cpu_and_their_priority() {
         .unwrap();
     let mut seats = std::collections::BTreeSet::new();
     until("both workers", || {
-        let (all, seat, cpus, nice) = pool.apply(surroundings, ()).unwrap();
-        assert_eq!((all.as_str(), cpus.len(), nice.as_str()), ("both", 1, "3"));
-        seats.insert(seat);
+        for (all, seat, cpus, nice) in pool.map(surroundings, [(); 4]).unwrap() {
+            assert_eq!((all.as_str(), cpus.len(), nice.as_str()), ("both", 1, "3"));
+            seats.insert(seat);
+        }
         seats.len() == 2
     });
     assert_eq!(seats.into_iter().collect::<Vec<_>>(), ["0", "1"]);
@@ -181,8 +190,7 @@ fn workers_of_every_start_method_take_over_when_one_is_killed() {
             let pids = pool.worker_pids();
             let victim = pids[round % pids.len()];
             let result = pool.map_async(square, 0..2000).unwrap();
-            // SAFETY: of a process that this test's pool has started; a zombie at worst, since the pool reaps it.
-            unsafe { libc::kill(victim, libc::SIGKILL) };
+            kill(victim, Signal::KILL);
             assert_eq!(result.get().unwrap(), (0..2000).map(|x| x * x).collect::<Vec<u64>>());
             until("two workers", || pool.worker_pids().len() == 2);
         }

@@ -185,6 +185,15 @@ impl Locked<'_> {
 }
 
 impl Arena {
+    /// The objects that a process keeps.
+    pub(super) fn holds_by(&self, owner: Owner) -> impl Iterator<Item = u32> {
+        (0..self.used(&HOLD_TABLE)).map(|index| self.hold(index)).filter_map(move |hold| {
+            let own = hold.process.load(Ordering::Acquire) == owner.bits()
+                && hold.flags.load(Ordering::Relaxed) & IN_TRANSIT == 0;
+            hold.object.load(Ordering::Relaxed).checked_sub(1).filter(|_| own)
+        })
+    }
+
     pub(crate) fn hold(&self, index: u32) -> &Hold {
         self.item(&HOLD_TABLE, index)
     }

@@ -57,6 +57,25 @@ impl Arena {
         }
     }
 
+    /// Whether the process `pid` has something that others may be waiting for: a lock, a permit, a place in the middle of a queue. It must be
+    /// stopped while this looks.
+    pub fn keeps_others_up(&self, pid: Pid) -> bool {
+        let Some(owner) = self.owners().find(|owner| self.pid_of(*owner) == Some(pid)) else { return false };
+        if self.header().lock.holder() == Some(owner) {
+            return true;
+        }
+        self.holds_by(owner).any(|index| {
+            let object = self.object(index);
+            let Some(kind) = object.kind().filter(|_| object.is_there()) else { return false };
+            let Ok(body) = self.small(object.offset.load(Ordering::Relaxed)) else { return false };
+            let body = super::Body::new(body, object.length.load(Ordering::Relaxed));
+            match kind {
+                Kind::Queue => body.get::<queue::control::Control>().is_held_by(owner),
+                kind => self.still_owns(kind, &body, owner),
+            }
+        })
+    }
+
     fn repair_object(&self, index: u32, dead: Owner, took_part: bool, hold: &Hold) {
         let object = self.object(index);
         let offset = object.offset.load(Ordering::Relaxed);

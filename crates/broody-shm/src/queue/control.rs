@@ -189,6 +189,11 @@ impl Control {
         self.room.0.repair();
     }
 
+    /// Whether a process is in the middle of a put or a get.
+    pub(crate) fn is_held_by(&self, owner: Owner) -> bool {
+        self.tx.0.holder() == Some(owner) || self.rx.0.holder() == Some(owner)
+    }
+
     /// Whether a message at `position` is in the queue.
     fn has(&self, position: u64) -> bool {
         self.rx.0.mark().reaches(self.tx.0.mark(), position)

@@ -139,4 +139,15 @@ impl Run {
     pub(super) fn len(&self) -> usize {
         self.range.len()
     }
+
+    /// Without its first `count` tasks.
+    pub(super) fn after(&self, count: usize) -> Self {
+        Self { batch: self.batch.clone(), range: self.range.start + count..self.range.end }
+    }
+
+    /// The first one cannot be handed to a worker.
+    pub(super) fn fail_first(&self, reason: String) {
+        let (index, task) = (self.range.start, self.batch.task(self.range.start));
+        self.batch.deliver(index, Answer::Failed(Failure::NotSent { task, reason }));
+    }
 }

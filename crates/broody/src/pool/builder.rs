@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::dispatcher::Shared;
 use super::plan::{Call, EnvironmentOf, Plan, Recipe};
+use super::policy::{Job, Scheduling};
 use super::schedule::Schedule;
 use super::staff::Staff;
 use super::{Pool, TaskOptions};
@@ -48,6 +49,8 @@ pub struct PoolBuilder {
     memory_per_worker: Option<u64>,
     start_timeout: Option<Duration>,
     deaths: Option<(u32, Duration)>,
+    scheduling: Scheduling,
+    spares: Option<usize>,
 }
 
 /// A function with its argument, to be called in each worker.
@@ -205,6 +208,23 @@ impl PoolBuilder {
         self
     }
 
+    /// In which order tasks run, and whether they take turns; first come, first served if it is not said.
+    ///
+    /// Under a policy that gives turns, a task whose turn is over is stopped (SIGSTOP) while others run, and goes on later. It is not stopped
+    /// while it holds a lock of broody's or is in the middle of a queue, so that nobody waits for it; what it may hold of others, such as
+    /// locks of files, is not known.
+    pub fn scheduling(mut self, scheduling: Scheduling) -> Self {
+        self.scheduling = scheduling;
+        self
+    }
+
+    /// How many processes there may be beside the [`workers`](Self::workers) while tasks are stopped because it is not their turn; as many as
+    /// workers if it is not said.
+    pub fn spares(mut self, spares: usize) -> Self {
+        self.spares = Some(spares);
+        self
+    }
+
     /// Starts the workers.
     ///
     /// # Errors
@@ -212,7 +232,12 @@ impl PoolBuilder {
     /// be started.
     pub fn build(self) -> Result<Pool> {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
-        let staff = self.staff()?;
+        let policy = self.scheduling.build()?;
+        let takes_turns = policy.quantum(&Job::new(0, 0, 1), Duration::ZERO).is_some();
+        let mut staff = self.staff()?;
+        if !takes_turns {
+            staff.spares = 0;
+        }
         let terms = Arc::new(self.tasks.settle()?);
         let name = match &self.name {
             Some(name) => name.clone(),
@@ -221,7 +246,7 @@ impl PoolBuilder {
         if name.is_empty() || name.len() > 200 || name.contains('\0') {
             return Err(invalid("a pool's name has 1 to 200 bytes and no zero byte"));
         }
-        let shared = Shared::new(Schedule::new(staff), name, self.recipe()?)?;
+        let shared = Shared::new(Schedule::new(staff, policy), name, self.recipe()?)?;
         let thread = shared.start().map_err(|error| {
             shared.schedule().terminate();
             broody_os::Error::new("clone", error)
@@ -251,6 +276,7 @@ impl PoolBuilder {
         Ok(Staff {
             least,
             most,
+            spares: self.spares.unwrap_or(most),
             idle: self.idle_timeout.unwrap_or(IDLE),
             tasks: self.tasks_per_worker,
             memory: self.memory_per_worker,

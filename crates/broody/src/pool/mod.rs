@@ -21,6 +21,8 @@ mod schedule;
 mod slot;
 mod staff;
 mod stream;
+mod turns;
+mod waiting;
 mod watch;
 mod wire;
 mod worker;

@@ -37,6 +37,12 @@ impl Paces {
         }
     }
 
+    /// How many tasks of `function` make a frame that takes no longer than `limit`.
+    pub(super) fn frame_within(&self, function: Option<FunctionId>, limit: Duration) -> usize {
+        let Some(pace) = function.and_then(|function| self.0.get(&function)) else { return 1 };
+        (FRAME.min(limit).as_nanos() as u64 / pace).clamp(1, MOST as u64) as usize
+    }
+
     /// How long `tasks` of `function` will take; nothing known is long.
     pub(super) fn expect(&self, function: FunctionId, tasks: usize) -> Duration {
         self.0.get(&function).map_or(FRAME, |pace| Duration::from_nanos(pace.saturating_mul(tasks as u64)))

@@ -10,7 +10,7 @@
 //! the others. The one is tried again as often as the pool's `retries` allow, and then fails; the others go back to the front of the
 //! queue. Every task therefore has exactly one answer.
 
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,9 +21,13 @@ use broody_shm::duplex::Duplex;
 use super::batch::{Answer, Batch, Run, Sink};
 use super::failure::Failure;
 use super::pace::Paces;
+use super::policy::{Job, Policy};
 use super::slot::{Offer, Slot};
 use super::staff::{Deaths, Staff};
+use super::turns::Turns;
+use super::waiting::Waiting;
 use super::watch::{AtHand, Verdict};
+use crate::function::FunctionId;
 use crate::{Error, Result};
 
 /// How many workers in a row may end before they are ready, or fail to start.
@@ -52,6 +56,8 @@ pub(super) struct Ledger {
     pub(super) paces: Paces,
     /// Tasks that failed, and may be tried again.
     pub(super) failed: Vec<(Run, Failure)>,
+    /// How long tasks of a function have taken, for the policy.
+    pub(super) took: Vec<(FunctionId, Duration)>,
 }
 
 /// A task that waits until it is tried again.
@@ -84,17 +90,19 @@ impl Ord for Delayed {
 /// The queue and the workers of a pool.
 pub(super) struct Schedule {
     pub(super) standing: Standing,
-    queue: VecDeque<Run>,
-    /// How many tasks are in the queue.
-    queued: usize,
+    pub(super) waiting: Waiting,
+    /// Where tasks take turns; else each runs to its end.
+    pub(super) turns: Option<Turns>,
+    /// How long a turn is at first.
+    pub(super) quantum: Duration,
     /// By the number of the worker, which no other ever has.
-    slots: BTreeMap<u64, Slot>,
+    pub(super) slots: BTreeMap<u64, Slot>,
     pub(super) staff: Staff,
     deaths: Deaths,
     next_worker: u64,
     /// Workers that somebody is starting: their numbers and seats.
     starting: BTreeMap<u64, usize>,
-    ledger: Ledger,
+    pub(super) ledger: Ledger,
     /// How often tasks that failed have been tried, by number; forgotten when there is nothing left to do.
     tries: BTreeMap<u64, u32>,
     delayed: BinaryHeap<Delayed>,
@@ -114,11 +122,13 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    pub(super) fn new(staff: Staff) -> Self {
+    pub(super) fn new(staff: Staff, policy: Box<dyn Policy>) -> Self {
+        let quantum = policy.quantum(&Job::new(0, 0, 1), Duration::ZERO);
         Self {
             standing: Standing::Open,
-            queue: VecDeque::new(),
-            queued: 0,
+            waiting: Waiting::new(policy),
+            turns: quantum.map(|_| Turns::new(staff.most)),
+            quantum: quantum.unwrap_or(Duration::MAX),
             slots: BTreeMap::new(),
             staff,
             deaths: Deaths::default(),
@@ -179,18 +189,26 @@ impl Schedule {
     pub(super) fn submit(&mut self, batch: Batch, awaited: bool) {
         let batch = Arc::new(batch);
         let run = Run::whole(batch.clone());
-        self.queued += run.len();
-        self.queue.push_back(run);
+        self.add(run);
         self.awaited = awaited.then_some(batch);
         self.hand_out();
         self.awaited = None;
     }
 
-    /// Puts tasks back at the front of the queue; they were there before.
+    /// These are new, or to be tried again.
+    fn add(&mut self, run: Run) {
+        let now = clock::monotonic();
+        match &mut self.turns {
+            Some(turns) => self.waiting.add_by(&mut turns.floor, run, now),
+            None => self.waiting.add(run, now),
+        }
+    }
+
+    /// These were given out and not begun.
     fn put_back(&mut self, runs: Vec<Run>) {
+        let now = clock::monotonic();
         for run in runs.into_iter().rev() {
-            self.queued += run.len();
-            self.queue.push_front(run);
+            self.waiting.put_back(run, now);
         }
     }
 
@@ -207,8 +225,11 @@ impl Schedule {
         answered > 0
     }
 
-    /// Tasks that failed are tried again, or have failed for good.
+    /// Tasks that failed are tried again, or have failed for good; the policy learns what there is to be learned.
     fn try_again(&mut self) {
+        for (function, took) in self.ledger.took.drain(..) {
+            self.waiting.learn(function, took);
+        }
         for (run, failure) in std::mem::take(&mut self.ledger.failed) {
             self.failed(run, failure);
         }
@@ -253,61 +274,63 @@ impl Schedule {
             // Whatever was tried again has been answered.
             self.tries.clear();
         }
+        if self.turns.is_some() {
+            return self.take_turns(clock::monotonic());
+        }
         loop {
-            self.hand_out_queue();
-            if !self.queue.is_empty() || !self.take_back_for_idle() {
+            self.hand_out_waiting();
+            if !self.waiting.is_empty() || !self.take_back_for_idle() {
                 return;
             }
         }
     }
 
-    fn hand_out_queue(&mut self) {
+    fn hand_out_waiting(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let now = clock::monotonic();
         // Workers whose rings have no room now.
         let mut full = Vec::new();
-        while let Some(run) = self.queue.front() {
-            if run.batch.is_cancelled() {
-                self.drop_front(run.len());
-                continue;
-            }
+        loop {
+            let fair = self.waiting.len().div_ceil(2 * self.staff.most);
             let paces = &self.ledger.paces;
             let eager = self
                 .slots
                 .iter_mut()
                 .filter(|(number, slot)| slot.wants_more(paces) && !full.contains(*number))
                 .filter(|(_, slot)| slot.allowance(self.staff.tasks) > 0);
-            let Some((number, slot)) = eager.min_by_key(|(_, slot)| slot.load()) else { break };
-            let fair = self.queued.div_ceil(2 * self.staff.most);
-            let pace = || self.ledger.paces.frame(run.batch.function).min(fair).max(1);
+            let Some((number, slot)) = eager.min_by_key(|(_, slot)| slot.load()) else { return };
+            let Some(run) = self.waiting.next(now) else { return };
+            if run.batch.is_cancelled() {
+                continue;
+            }
+            let pace = || paces.frame(run.batch.function).min(fair).max(1);
             let most = run.batch.terms.chunk_size.unwrap_or_else(pace);
             let most = most.min(slot.allowance(self.staff.tasks));
             let reserve = self.awaited.as_ref().is_some_and(|awaited| Arc::ptr_eq(awaited, &run.batch));
-            match slot.offer(run, most, reserve) {
+            match slot.offer(&run, most, reserve) {
                 Offer::Taken(count) => {
-                    if let Some(limit) = run.batch.terms.first_look() {
-                        let limit = clock::monotonic().saturating_add(limit);
-                        self.soonest_limit = Some(self.soonest_limit.map_or(limit, |other| other.min(limit)));
-                    }
-                    self.drop_front(count);
+                    self.note_limit(run.batch.terms.first_look());
+                    self.waiting.put_back(run.after(count), now);
                 }
-                Offer::Full => full.push(*number),
+                Offer::Full => {
+                    full.push(*number);
+                    self.waiting.put_back(run, now);
+                }
                 Offer::Unsendable(reason) => {
-                    let (batch, index) = (run.batch.clone(), run.range.start);
-                    self.drop_front(1);
-                    let task = batch.task(index);
-                    batch.deliver(index, Answer::Failed(Failure::NotSent { task, reason }));
+                    run.fail_first(reason);
+                    self.waiting.put_back(run.after(1), now);
                 }
             }
         }
     }
 
-    /// Takes `count` tasks from the first run of the queue.
-    fn drop_front(&mut self, count: usize) {
-        self.queued -= count;
-        if let Some(run) = self.queue.front_mut() {
-            run.range.start += count;
-            if run.range.is_empty() {
-                self.queue.pop_front();
-            }
+    /// A task was handed out that has to be looked at after so long.
+    pub(super) fn note_limit(&mut self, after: Option<Duration>) {
+        if let Some(after) = after {
+            let limit = clock::monotonic().saturating_add(after);
+            self.soonest_limit = Some(self.soonest_limit.map_or(limit, |other| other.min(limit)));
         }
     }
 
@@ -336,6 +359,7 @@ impl Schedule {
     /// Looks at the tasks that workers run and that have limits, at the time `now`. When to look again, at the latest.
     pub(super) fn watch(&mut self, now: Duration) -> Option<Duration> {
         let mut again = self.delayed.peek().map(|delayed| delayed.until);
+        again = [again, self.next_turn()].into_iter().flatten().min();
         let mut verdicts = Vec::new();
         let mut too_large = Vec::new();
         for (number, slot) in &mut self.slots {
@@ -411,8 +435,7 @@ impl Schedule {
     /// Puts tasks back that were to wait until `now`.
     pub(super) fn release_delayed(&mut self, now: Duration) {
         while self.delayed.peek().is_some_and(|delayed| delayed.until <= now) {
-            let back = self.delayed.pop().map(|delayed| delayed.run);
-            self.put_back(back.into_iter().collect());
+            self.delayed.pop().into_iter().for_each(|delayed| self.add(delayed.run));
         }
     }
 
@@ -421,8 +444,11 @@ impl Schedule {
         self.staff.least < self.staff.most && self.missing() > 0
     }
 
-    /// Whether a task was handed out whose limit may be over before the pool's thread wakes.
+    /// Whether a task was handed out whose limit, or whose turn, may be over before the pool's thread wakes.
     pub(super) fn must_watch(&mut self) -> bool {
+        if self.next_turn().is_some_and(|turn| turn < self.sleeps_until) {
+            return true;
+        }
         // It looks anew when it wakes: until then one nudge is enough.
         let soonest = self.soonest_limit.take();
         soonest.is_some_and(|limit| limit < self.sleeps_until)
@@ -483,7 +509,7 @@ impl Schedule {
         }
         self.tries.insert(task, tries);
         match terms.pause_before(tries) {
-            Duration::ZERO => self.put_back(vec![run]),
+            Duration::ZERO => self.add(run),
             pause => self.delayed.push(Delayed { until: clock::monotonic().saturating_add(pause), run }),
         }
     }
@@ -526,11 +552,11 @@ impl Schedule {
     }
 
     fn fail_everything(&mut self, failure: impl Fn(u64) -> Failure) {
-        let waiting = self.queue.drain(..).chain(self.delayed.drain().map(|delayed| delayed.run));
+        let delayed = self.delayed.drain().map(|delayed| delayed.run);
+        let waiting = self.waiting.clear().into_iter().chain(delayed);
         // Those that were cancelled have their answers, unless they run.
         let mut runs: Vec<Run> = waiting.filter(|run| !run.batch.is_cancelled()).collect();
         runs.extend(self.slots.values_mut().flat_map(Slot::abandon));
-        self.queued = 0;
         for run in runs {
             for index in run.range {
                 run.batch.deliver(index, Answer::Failed(failure(run.batch.task(index))));
@@ -557,7 +583,7 @@ impl Schedule {
 
     /// Whether every task that was handed in has its answer.
     fn is_done(&self) -> bool {
-        self.queue.is_empty() && self.delayed.is_empty() && self.slots.values().all(|slot| slot.load() == 0)
+        self.waiting.is_empty() && self.delayed.is_empty() && self.slots.values().all(|slot| slot.load() == 0)
     }
 
     /// How many workers there are too few.
@@ -565,7 +591,7 @@ impl Schedule {
         if self.is_over() || self.wind_down() {
             return 0;
         }
-        let tasks = self.queued + self.slots.values().map(Slot::outstanding).sum::<usize>();
+        let tasks = self.waiting.len() + self.slots.values().map(Slot::outstanding).sum::<usize>();
         self.staff.wanted(tasks).saturating_sub(self.at_work() + self.starting.len())
     }
 

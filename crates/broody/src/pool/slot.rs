@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use broody_os::events::EventFd;
 use broody_os::wait::ExitStatus;
-use broody_os::{clock, memory, proc, socket};
+use broody_os::{clock, memory as memfd, proc, signals, socket};
 use broody_shm::Corrupt;
-use broody_shm::duplex::{Duplex, Host, LEASES};
+use broody_shm::duplex::{Begun, Duplex, Host, LEASES};
 
 use super::batch::{Answer, Run, Sink};
 use super::failure::Failure;
@@ -23,13 +23,16 @@ use super::worker::{self, DESCRIPTORS, stop_signal};
 use crate::function::{FunctionId, Outcome};
 use crate::handle::Outgoing;
 use crate::process::{Launch, Process, StartMethod};
-use crate::{Error, Result, codec};
+use crate::{Error, Result, codec, memory};
 
 /// The most frames that a worker has at a time. Fewer than leases: a lease is only given again when its frame is long over.
 const FRAMES: usize = LEASES - 2;
 
 /// How much work a worker has waiting beside the frame at hand, when it is cut into small frames.
 const AHEAD: Duration = Duration::from_micros(400);
+
+/// How long a worker may take to stop. Longer, it is in an uninterruptible sleep, and goes on.
+const STOP_WITHIN: Duration = Duration::from_millis(5);
 
 /// A worker.
 pub(super) struct Slot {
@@ -48,6 +51,9 @@ pub(super) struct Slot {
     given: u64,
     /// Since when it was seen to have nothing to do.
     idle_since: Option<Duration>,
+    /// Since when it is stopped because it is not its turn, and for how long it was before while it had the frame at hand.
+    paused_since: Option<Duration>,
+    paused_for: Duration,
     /// It was ended because it did not get ready.
     is_overdue: bool,
     /// Why it is being ended, if it is because of the task that it runs.
@@ -99,6 +105,8 @@ impl Slot {
             started: clock::monotonic(),
             given: 0,
             idle_since: None,
+            paused_since: None,
+            paused_for: Duration::ZERO,
             is_overdue: false,
             link,
             payloads,
@@ -199,7 +207,7 @@ impl Slot {
             return Offer::Full;
         }
         let (frame, start) = (self.next_frame, run.range.start);
-        let memory = match memory::create_with("broody-argument", run.batch.argument(start)) {
+        let memory = match memfd::create_with("broody-argument", run.batch.argument(start)) {
             Ok(memory) => memory,
             Err(error) => return Offer::Unsendable(error.to_string()),
         };
@@ -229,6 +237,9 @@ impl Slot {
     fn given(&mut self, run: Run) {
         self.given += run.len() as u64;
         self.idle_since = None;
+        if self.frames.is_empty() {
+            self.paused_for = Duration::ZERO;
+        }
         self.frames.push_back(Leased { frame: self.next_frame, run, answered: 0 });
         self.next_frame = self.next_frame.wrapping_add(1);
     }
@@ -289,6 +300,36 @@ impl Slot {
             self.ask_to_quit();
         }
         (size > limit && !self.quitting).then_some(Verdict::TooLarge { limit, grown: size })
+    }
+
+    /// Whether it may be given tasks at all.
+    pub(super) fn takes_tasks(&self) -> bool {
+        !self.quitting && !self.corrupt && self.sentence.is_none() && self.paused_since.is_none()
+    }
+
+    /// Stops it, unless it has something that others may be waiting for. Whether it is stopped.
+    pub(super) fn pause(&mut self, now: Duration) -> bool {
+        if self.paused_since.is_some() || self.sentence.is_some() {
+            return true;
+        }
+        let _ = self.process.signal(signals::SIGSTOP);
+        let stopped = proc::await_stop(self.process.pid(), STOP_WITHIN);
+        let is_free =
+            || memory::existing_arena().is_none_or(|arena| !arena.keeps_others_up(self.process.pid()));
+        if stopped && is_free() {
+            self.paused_since = Some(now);
+            return true;
+        }
+        let _ = self.process.signal(signals::SIGCONT);
+        false
+    }
+
+    /// Lets it go on.
+    pub(super) fn resume(&mut self, now: Duration) {
+        if let Some(since) = self.paused_since.take() {
+            self.paused_for += now.saturating_sub(since);
+            let _ = self.process.signal(signals::SIGCONT);
+        }
     }
 
     /// Before the pool's thread sleeps: from now on the worker rings, unless a thread of its own waits for it.
@@ -383,6 +424,8 @@ impl Slot {
             Report::Answer { frame, index, how } => (frame, usize::from(index), how),
             Report::Pace { function, tasks, nanoseconds } => {
                 ledger.paces.note(function, tasks, nanoseconds);
+                let each = nanoseconds / u64::from(tasks.max(1));
+                ledger.took.push((function, Duration::from_nanos(each)));
                 return Ok(Some(0));
             }
         };
@@ -430,12 +473,14 @@ impl Slot {
     /// Looks whether the task at hand keeps to its limits. What is to be done, and when to look again.
     pub(super) fn look(&mut self, now: Duration) -> Finding {
         let Some(leased) = self.frames.front() else { return Finding::default() };
-        if self.sentence.is_some() || !leased.run.batch.terms.are_watched() {
+        if self.sentence.is_some() || self.paused_since.is_some() || !leased.run.batch.terms.are_watched() {
             return Finding::default();
         }
         let task = AtHand { frame: leased.frame, index: leased.answered };
         let begun = self.link.duplex.begun();
         let begun = begun.filter(|begun| task == AtHand { frame: begun.frame, index: begun.index.into() });
+        // While it was stopped it did not run.
+        let begun = begun.map(|begun| Begun { since: begun.since + self.paused_for, ..begun });
         let mut finding = watch::look(&leased.run.batch.terms, begun, self.process.pid(), now);
         finding.task = Some(task);
         if finding.is_late && self.asked_to_stop != Some(task) {

@@ -8,6 +8,8 @@ use std::time::Duration;
 pub(super) struct Staff {
     pub(super) least: usize,
     pub(super) most: usize,
+    /// How many more there may be while others are paused.
+    pub(super) spares: usize,
     /// How long a worker has nothing to do before it is one too many.
     pub(super) idle: Duration,
     /// After so many tasks a worker is replaced.
@@ -23,7 +25,7 @@ pub(super) struct Staff {
 impl Staff {
     /// How many workers there should be for so many tasks that have no answer.
     pub(super) fn wanted(&self, tasks: usize) -> usize {
-        tasks.clamp(self.least, self.most)
+        tasks.clamp(self.least, self.most + self.spares)
     }
 }
 

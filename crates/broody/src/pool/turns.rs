@@ -1,0 +1,176 @@
+//! Taking turns: tasks are stopped when their quantum is over, and go on later.
+//!
+//! The [floor](super::policy::floor) says who starts, who pauses and who goes on; here it is done to workers. A task that is paused stays in
+//! its process, which is stopped (SIGSTOP); meanwhile another process runs. Each place on the floor stands for a frame: several tasks, if
+//! they are short. What of a frame was not begun when its turn is over is taken back.
+//!
+//! A worker that has something which others may be waiting for, a lock or a place in a queue, is not left stopped: it goes on at once, and is
+//! stopped a little later.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::policy::Action;
+use super::policy::floor::Floor;
+use super::schedule::Schedule;
+use super::slot::Offer;
+
+/// When to stop a worker again that could not be left stopped.
+const LATER: Duration = Duration::from_millis(1);
+
+/// Who is on which worker.
+pub(super) struct Turns {
+    pub(super) floor: Floor,
+    /// The numbers of workers, by the number of the task that the floor knows.
+    workers: BTreeMap<u64, u64>,
+    /// Workers that are to be stopped, and since when they are to be.
+    late: BTreeMap<u64, Duration>,
+}
+
+impl Turns {
+    pub(super) fn new(workers: usize) -> Self {
+        Self { floor: Floor::new(workers, 0), workers: BTreeMap::new(), late: BTreeMap::new() }
+    }
+}
+
+impl Schedule {
+    /// Does what the floor says at the time `now`.
+    pub(super) fn take_turns(&mut self, now: Duration) {
+        self.stop_late_ones(now);
+        loop {
+            self.note_ends(now);
+            let processes = self.slots.values().filter(|slot| slot.was_ready() && !slot.is_leaving()).count();
+            let Some(turns) = &mut self.turns else { return };
+            turns.floor.set_processes(processes);
+            let actions = turns.floor.turn(self.waiting.policy(), now);
+            if actions.is_empty() {
+                return;
+            }
+            for action in actions {
+                match action {
+                    Action::Start(job) => self.start_turn(job.id, now),
+                    Action::Pause(id) => self.pause(id, now),
+                    Action::Resume(id) => self.resume(id, now),
+                }
+            }
+        }
+    }
+
+    /// When the next turn is due.
+    pub(super) fn next_turn(&mut self) -> Option<Duration> {
+        let turns = self.turns.as_ref()?;
+        let late = turns.late.values().min().map(|since| *since + LATER);
+        [turns.floor.next_turn(self.waiting.policy()), late].into_iter().flatten().min()
+    }
+
+    /// Frames that are done, or gone with their workers, leave the floor.
+    fn note_ends(&mut self, now: Duration) {
+        let Some(turns) = &mut self.turns else { return };
+        let slots = &mut self.slots;
+        let over: Vec<(u64, u64)> = turns
+            .workers
+            .iter()
+            .filter(|(_, number)| slots.get(number).is_none_or(|slot| slot.load() == 0))
+            .map(|(id, number)| (*id, *number))
+            .collect();
+        for (id, number) in over {
+            turns.workers.remove(&id);
+            turns.late.remove(&number);
+            match slots.get_mut(&number) {
+                Some(slot) => {
+                    // It was done before it was stopped.
+                    slot.resume(now);
+                    turns.floor.ended(self.waiting.policy(), id, now)
+                }
+                None => turns.floor.lost(id, now),
+            };
+        }
+    }
+
+    fn start_turn(&mut self, id: u64, now: Duration) {
+        let Some(turns) = &mut self.turns else { return };
+        let free = self.slots.iter_mut().find(|(_, slot)| {
+            slot.load() == 0 && slot.was_ready() && slot.takes_tasks() && slot.allowance(self.staff.tasks) > 0
+        });
+        let Some((number, slot)) = free else {
+            // It has died meanwhile, and nobody has come to look.
+            turns.floor.lost(id, now);
+            if let Some(run) = self.waiting.start(id, 1, now) {
+                self.waiting.put_back(run, now);
+            }
+            return;
+        };
+        let most = self.ledger.paces.frame_within(self.waiting.function_of(id), self.quantum / 2);
+        let Some(run) = self.waiting.start(id, most.min(slot.allowance(self.staff.tasks)), now) else {
+            turns.floor.lost(id, now);
+            return;
+        };
+        if run.batch.is_cancelled() {
+            turns.floor.lost(id, now);
+            return;
+        }
+        match slot.offer(&run, run.len(), false) {
+            Offer::Taken(count) => {
+                turns.workers.insert(id, *number);
+                let limit = run.batch.terms.first_look();
+                let rest = run.after(count);
+                self.note_limit(limit);
+                self.waiting.put_back(rest, now);
+            }
+            Offer::Full => {
+                turns.floor.lost(id, now);
+                self.waiting.put_back(run, now);
+            }
+            Offer::Unsendable(reason) => {
+                turns.floor.lost(id, now);
+                run.fail_first(reason);
+                self.waiting.put_back(run.after(1), now);
+            }
+        }
+    }
+
+    /// Stops the worker of a task, if that can be done now; else a little later.
+    fn pause(&mut self, id: u64, now: Duration) {
+        let Some(turns) = &mut self.turns else { return };
+        let Some(number) = turns.workers.get(&id).copied() else { return };
+        let Some(slot) = self.slots.get_mut(&number) else { return };
+        for run in slot.take_back(usize::MAX) {
+            self.waiting.put_back(run, now);
+        }
+        if slot.load() == 0 {
+            // It had not begun.
+            turns.workers.remove(&id);
+            turns.floor.lost(id, now);
+            return;
+        }
+        if slot.pause(now) {
+            turns.late.remove(&number);
+            // It may have been done, and stopped before it could tell.
+            slot.drain(&mut self.ledger);
+        } else {
+            turns.late.insert(number, now);
+        }
+    }
+
+    fn resume(&mut self, id: u64, now: Duration) {
+        let Some(turns) = &mut self.turns else { return };
+        let Some(number) = turns.workers.get(&id).copied() else { return };
+        turns.late.remove(&number);
+        if let Some(slot) = self.slots.get_mut(&number) {
+            slot.resume(now);
+        }
+    }
+
+    /// Tries again to stop those that were to be stopped.
+    fn stop_late_ones(&mut self, now: Duration) {
+        let Some(turns) = &mut self.turns else { return };
+        let slots = &mut self.slots;
+        turns.late.retain(|number, since| {
+            if *since + LATER > now {
+                return true;
+            }
+            *since = now;
+            slots.get_mut(number).is_some_and(|slot| !slot.pause(now))
+        });
+    }
+}
