@@ -206,6 +206,15 @@ pub enum Error {
     #[error("the pool was closed: it takes no more tasks")]
     PoolClosed,
 
+    /// As many tasks wait in the pool as may.
+    #[error(
+        "the pool has {waiting} tasks waiting, which is as many as it may have: try again later, or raise max_queued"
+    )]
+    PoolFull {
+        /// How many.
+        waiting: usize,
+    },
+
     /// The pool was terminated or dropped before this task was done.
     #[error("the pool was terminated before task {task} was done")]
     PoolTerminated {

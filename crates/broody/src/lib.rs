@@ -57,7 +57,10 @@ pub use data::{Array, ArrayGuard, Atomic, Blob, SharedMemory, Value};
 pub use error::{Error, Result};
 pub use exit::{ExitFunction, at_exit, at_exit_with_priority};
 pub use pool::policy;
-pub use pool::{AsyncResult, Imap, Pool, PoolBuilder, TaskOptions, With, should_stop, worker_state};
+pub use pool::{
+    AsyncResult, Imap, Pool, PoolBuilder, Shared, StarFn, TaskOptions, Undone, WhenFull, With, should_stop,
+    worker_state,
+};
 pub use process::{
     Builder, Child, CurrentProcess, ParentProcess, Prepared, Process, StartMethod, active_children,
     cpu_count, current_process, fork, parent_process, spawn,

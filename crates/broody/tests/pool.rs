@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use broody::{Error, Pool, TaskOptions};
+use broody::{Error, Pool, Shared, TaskOptions, Undone, WhenFull};
 
 fn square(x: u64) -> u64 {
     x * x
@@ -399,4 +399,85 @@ fn options_that_cannot_be_are_refused() {
     }
     let long = TaskOptions::new().timeout(Duration::MAX).soft_timeout(Duration::MAX);
     assert_eq!(pool.with(long).apply(square, 3).unwrap(), 9);
+}
+
+#[test]
+fn who_hands_in_more_than_may_wait_is_kept_waiting_or_refused() {
+    let build = |when_full| Pool::builder().workers(1).max_queued(3, when_full).build().unwrap();
+    let fill = |pool: &Pool, gate: &broody::Event| -> Vec<_> {
+        // The worker takes two beforehand.
+        let wait = |gate: broody::Event| gate.wait(None).unwrap();
+        let mut results = vec![pool.apply_async(wait, gate.clone()).unwrap()];
+        results.extend((0..4).map(|_| pool.apply_async(wait, gate.clone()).unwrap()));
+        results
+    };
+    for when_full in [WhenFull::Fail, WhenFull::WaitFor(Duration::from_millis(20))] {
+        let (pool, gate) = (build(when_full), broody::Event::new().unwrap());
+        let results = fill(&pool, &gate);
+        assert!(matches!(pool.apply_async(square, 1), Err(Error::PoolFull { waiting: 3 })));
+        gate.set().unwrap();
+        results.into_iter().for_each(|result| assert!(result.get().unwrap()));
+        assert_eq!(pool.apply(square, 2).unwrap(), 4);
+    }
+    let (pool, gate) = (build(WhenFull::Wait), broody::Event::new().unwrap());
+    let results = fill(&pool, &gate);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| pool.apply(square, 3).unwrap());
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!waiting.is_finished());
+        gate.set().unwrap();
+        assert_eq!(waiting.join().unwrap(), 9);
+        // One who waits is told when the pool ends.
+        let (gate, never) = (broody::Event::new().unwrap(), fill);
+        let _held = never(&pool, &gate);
+        let waiting = scope.spawn(|| pool.apply(square, 3));
+        std::thread::sleep(Duration::from_millis(20));
+        pool.terminate().unwrap();
+        assert!(matches!(waiting.join().unwrap(), Err(Error::PoolTerminated { .. })));
+    });
+    results.into_iter().for_each(|result| assert!(result.get().unwrap()));
+}
+
+#[test]
+fn a_pool_is_drained_in_the_time_that_it_is_given() {
+    let idle = pool(2);
+    let result = idle.map_async(sleep_for, [1; 20]).unwrap();
+    assert_eq!(idle.drain(PATIENCE).unwrap(), Undone::default());
+    assert_eq!(result.get().unwrap(), [1; 20]);
+    let busy = pool(2);
+    let results = busy.map_async(forever, 0..10).unwrap();
+    let start = std::time::Instant::now();
+    // Both run by then.
+    assert_eq!(busy.drain(Duration::from_millis(500)).unwrap(), Undone { begun: 2, waiting: 8 });
+    assert!(start.elapsed() < PATIENCE);
+    assert!(matches!(results.get(), Err(Error::PoolTerminated { .. })));
+    assert!(matches!(busy.apply(square, 1), Err(Error::PoolTerminated { .. })));
+    let undone = pool(1);
+    assert_eq!(undone.terminate().unwrap(), Undone::default());
+}
+
+#[test]
+fn a_shared_value_is_decoded_once_in_each_worker() {
+    fn address((table, index): (Shared<Vec<u32>>, usize)) -> (u32, usize, u32) {
+        (std::process::id(), table.as_ptr().addr(), table[index])
+    }
+    let pool = pool(2);
+    let table = pool.share(&(0..50_000).collect::<Vec<u32>>()).unwrap();
+    let places = pool.map(address, (0..2000).map(|index| (table.clone(), index))).unwrap();
+    assert!(places.iter().enumerate().all(|(index, (.., value))| *value == index as u32));
+    let different: std::collections::BTreeSet<_> =
+        places.iter().map(|(pid, address, _)| (pid, address)).collect();
+    assert!(different.len() <= 2, "each worker has one copy: {different:?}");
+}
+
+#[test]
+fn functions_of_several_arguments_are_called_with_tuples() {
+    fn join(a: String, b: u32, c: bool) -> String {
+        format!("{a}{b}{c}")
+    }
+    let pool = pool(1);
+    let items = [("x".to_owned(), 1, true), ("y".to_owned(), 2, false)];
+    assert_eq!(pool.starmap(join, items).unwrap(), ["x1true", "y2false"]);
+    let quick = pool.with(TaskOptions::new().timeout(PATIENCE));
+    assert_eq!(quick.starmap(|a: u32, b: u32| a * b, [(2, 3)]).unwrap(), [6]);
 }

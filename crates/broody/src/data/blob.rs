@@ -1,5 +1,6 @@
 //! Bytes that are handed over without a copy.
 
+use broody_shm::arena::Name;
 use broody_shm::blob;
 
 use crate::handle::sent_as_handle;
@@ -35,6 +36,11 @@ impl Blob {
     /// [`Memory`](crate::Error::Memory) when there is no memory for it.
     pub fn with(length: usize, fill: impl FnOnce(&mut [u8])) -> Result<Self> {
         Ok(Self(blob::Blob::new(memory::arena()?, length, fill)?))
+    }
+
+    /// Which object it is: no other ever has this name.
+    pub(crate) fn name(&self) -> Name {
+        self.0.held().name()
     }
 
     pub(crate) fn from_shared(blob: blob::Blob) -> Self {

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use super::dispatcher::Shared;
 use super::plan::{Call, EnvironmentOf, Plan, Recipe};
 use super::policy::{Job, Scheduling};
+use super::room::{Bound, WhenFull};
 use super::schedule::Schedule;
 use super::staff::Staff;
 use super::{Pool, TaskOptions};
@@ -49,6 +50,7 @@ pub struct PoolBuilder {
     memory_per_worker: Option<u64>,
     start_timeout: Option<Duration>,
     deaths: Option<(u32, Duration)>,
+    bound: Option<Bound>,
     scheduling: Scheduling,
     spares: Option<usize>,
 }
@@ -208,6 +210,13 @@ impl PoolBuilder {
         self
     }
 
+    /// How many tasks may wait, and what happens to who hands in one more. The tasks of one call are handed in together, and may be more. Iterators
+    /// ([`Pool::imap`]) hand in no more than the workers need in any case.
+    pub fn max_queued(mut self, tasks: usize, when_full: WhenFull) -> Self {
+        self.bound = Some(Bound { most: tasks.max(1), when_full });
+        self
+    }
+
     /// In which order tasks run, and whether they take turns; first come, first served if it is not said.
     ///
     /// Under a policy that gives turns, a task whose turn is over is stopped (SIGSTOP) while others run, and goes on later. It is not stopped
@@ -246,7 +255,7 @@ impl PoolBuilder {
         if name.is_empty() || name.len() > 200 || name.contains('\0') {
             return Err(invalid("a pool's name has 1 to 200 bytes and no zero byte"));
         }
-        let shared = Shared::new(Schedule::new(staff, policy), name, self.recipe()?)?;
+        let shared = Shared::new(Schedule::new(staff, policy), name, self.recipe()?, self.bound)?;
         let thread = shared.start().map_err(|error| {
             shared.schedule().terminate();
             broody_os::Error::new("clone", error)

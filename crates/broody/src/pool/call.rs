@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::batch::{Arguments, Batch};
 use super::gather::Gather;
 use super::options::Terms;
-use super::{AsyncResult, Imap, Pool, TaskOptions};
+use super::{AsyncResult, Imap, Pool, StarFn, TaskOptions};
 use crate::function::{FunctionId, name_of};
 use crate::{Error, Result};
 
@@ -42,6 +42,20 @@ impl<'pool> With<'pool> {
         let HandedIn { gather, .. } = self.submit(function, items, false)?;
         gather.wait(None);
         gather.get_all(std::any::type_name::<F>())
+    }
+
+    /// As [`Pool::starmap`], with these options.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map).
+    pub fn starmap<F, A, R, I>(&self, function: F, items: I) -> Result<Vec<R>>
+    where
+        F: StarFn<A, Output = R>,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = A>,
+    {
+        self.map(move |arguments: A| function.call(arguments), items)
     }
 
     /// As [`Pool::try_map`], with these options.
@@ -171,7 +185,7 @@ impl<'pool> With<'pool> {
             })?;
         }
         let gather = Arc::new(Gather::new(arguments.len()));
-        let mut schedule = self.pool.shared.schedule();
+        let mut schedule = self.pool.shared.await_room()?;
         let task = schedule.admit(arguments.len(), false)?;
         if arguments.len() > 0 {
             let function = FunctionId::of::<F, A, R>();

@@ -6,8 +6,9 @@
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, MutexGuard, mpsc};
+use std::sync::{Condvar, Mutex, MutexGuard, mpsc};
 use std::task::Waker;
+use std::time::{Duration, Instant};
 
 use super::schedule::Schedule;
 use crate::context::lock;
@@ -21,6 +22,9 @@ pub(super) enum Completion {
     Wake(Waker),
     Call(Callback),
 }
+
+/// The longest wait without another look.
+const LOOK: Duration = Duration::from_secs(1);
 
 thread_local! {
     static DUE: RefCell<Vec<Completion>> = const { RefCell::new(Vec::new()) };
@@ -36,11 +40,41 @@ pub(super) struct Locked<'a> {
     /// `None` only while it is dropped.
     schedule: Option<MutexGuard<'a, Schedule>>,
     callbacks: &'a Callbacks,
+    /// Who waits here for room is told when this is over, where there is a bound on what waits.
+    room: Option<&'a Condvar>,
 }
 
 impl<'a> Locked<'a> {
-    pub(super) fn new(schedule: &'a Mutex<Schedule>, callbacks: &'a Callbacks) -> Self {
-        Self { schedule: Some(lock(schedule)), callbacks }
+    pub(super) fn new(
+        schedule: &'a Mutex<Schedule>,
+        callbacks: &'a Callbacks,
+        room: Option<&'a Condvar>,
+    ) -> Self {
+        Self { schedule: Some(lock(schedule)), callbacks, room }
+    }
+}
+
+impl<'a> Locked<'a> {
+    /// Gives the lock back, waits for `change`, at most until `deadline`, and takes it again.
+    pub(super) fn wait(mut self, change: &Condvar, deadline: Option<Instant>) -> Locked<'a> {
+        if let Some(schedule) = self.schedule.take() {
+            // What was put aside is done first: this may take long.
+            self.do_what_is_due();
+            let poisoned = std::sync::PoisonError::into_inner;
+            let limit = deadline
+                .map_or(LOOK, |deadline| deadline.saturating_duration_since(Instant::now()).min(LOOK));
+            self.schedule = Some(change.wait_timeout(schedule, limit).unwrap_or_else(poisoned).0);
+        }
+        self
+    }
+
+    fn do_what_is_due(&self) {
+        for completion in DUE.take() {
+            match completion {
+                Completion::Wake(waker) => waker.wake(),
+                Completion::Call(callback) => self.callbacks.run(callback),
+            }
+        }
     }
 }
 
@@ -61,12 +95,8 @@ impl DerefMut for Locked<'_> {
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         self.schedule = None;
-        for completion in DUE.take() {
-            match completion {
-                Completion::Wake(waker) => waker.wake(),
-                Completion::Call(callback) => self.callbacks.run(callback),
-            }
-        }
+        self.room.into_iter().for_each(Condvar::notify_all);
+        self.do_what_is_due();
     }
 }
 

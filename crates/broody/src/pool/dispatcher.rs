@@ -5,7 +5,8 @@
 //! answers itself. Nothing here runs anybody's code: arguments are encoded and results decoded by the threads that call.
 
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use broody_os::clock;
@@ -15,10 +16,11 @@ use super::batch::Sink;
 use super::completion::{Callback, Callbacks, Locked};
 use super::gather::Gather;
 use super::plan::Recipe;
-use super::schedule::Schedule;
+use super::room::Bound;
+use super::schedule::{Schedule, Standing};
 use super::slot::{self, Slot};
-use crate::Result;
 use crate::helper;
+use crate::{Error, Result};
 
 /// How soon the host looks for answers that no worker rang for. Doubles as long as there are none.
 const LOOK: Duration = Duration::from_millis(4);
@@ -35,6 +37,12 @@ const DOORBELL: u64 = 0;
 pub(super) struct Shared {
     schedule: Mutex<Schedule>,
     callbacks: Callbacks,
+    /// Fewer tasks wait than before, or the pool takes none any more; for whoever waits for room.
+    room: Condvar,
+    bound: Option<Bound>,
+    /// The pool's thread has nothing more to do.
+    has_ended: AtomicBool,
+    end: Condvar,
     doorbell: EventFd,
     epoll: Epoll,
     name: String,
@@ -43,11 +51,28 @@ pub(super) struct Shared {
 
 impl Shared {
     /// A pool whose workers run already, so that the first to fail is the caller's error.
-    pub(super) fn new(schedule: Schedule, name: String, recipe: Recipe) -> Result<Arc<Self>> {
+    pub(super) fn new(
+        schedule: Schedule,
+        name: String,
+        recipe: Recipe,
+        bound: Option<Bound>,
+    ) -> Result<Arc<Self>> {
         let (doorbell, epoll) = (EventFd::new()?, Epoll::new()?);
         epoll.add(&doorbell, DOORBELL, Trigger::Edge)?;
         let callbacks = Callbacks::default();
-        let shared = Self { schedule: Mutex::new(schedule), callbacks, doorbell, epoll, name, recipe };
+        let (schedule, room) = (Mutex::new(schedule), Condvar::new());
+        let shared = Self {
+            schedule,
+            callbacks,
+            room,
+            bound,
+            has_ended: AtomicBool::new(false),
+            end: Condvar::new(),
+            doorbell,
+            epoll,
+            name,
+            recipe,
+        };
         let mut schedule = shared.schedule();
         for (number, seat) in schedule.claim_starts() {
             match shared.launch(number, seat) {
@@ -64,7 +89,36 @@ impl Shared {
 
     /// The schedule, locked.
     pub(super) fn schedule(&self) -> Locked<'_> {
-        Locked::new(&self.schedule, &self.callbacks)
+        Locked::new(&self.schedule, &self.callbacks, self.bound.map(|_| &self.room))
+    }
+
+    /// Waits until more tasks may wait. The pool must be asked then whether it takes any.
+    pub(super) fn await_room(&self) -> Result<Locked<'_>> {
+        let mut schedule = self.schedule();
+        let Some(bound) = self.bound else { return Ok(schedule) };
+        let deadline = bound.patience();
+        loop {
+            let waiting = schedule.waiting.len();
+            if waiting < bound.most || schedule.standing != Standing::Open {
+                return Ok(schedule);
+            }
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Err(Error::PoolFull { waiting });
+            }
+            schedule = schedule.wait(&self.room, deadline);
+        }
+    }
+
+    /// Waits until all workers have ended, at most until `deadline`. Whether they have.
+    pub(super) fn await_end(&self, deadline: Option<Instant>) -> bool {
+        let mut schedule = self.schedule();
+        while !self.has_ended.load(Ordering::Acquire) {
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return false;
+            }
+            schedule = schedule.wait(&self.end, deadline);
+        }
+        true
     }
 
     /// Has a callback run by the thread for callbacks.
@@ -75,7 +129,13 @@ impl Shared {
     /// Starts the thread.
     pub(super) fn start(self: &Arc<Self>) -> std::io::Result<std::thread::JoinHandle<()>> {
         let theirs = self.clone();
-        helper::start("broody-pool", move || theirs.work())
+        helper::start("broody-pool", move || {
+            theirs.work();
+            let schedule = theirs.schedule();
+            theirs.has_ended.store(true, Ordering::Release);
+            drop(schedule);
+            theirs.end.notify_all();
+        })
     }
 
     /// Lets the thread look at the schedule again.
@@ -154,7 +214,8 @@ impl Shared {
             }
             if self.epoll.wait(&mut ready, Some(limit)).is_err() {
                 // Only for a descriptor that somebody has closed under us.
-                return self.schedule().terminate();
+                _ = self.schedule().terminate();
+                return;
             }
             if ready.is_empty() {
                 look = (look * 2).min(LOOK_AT_LAST);

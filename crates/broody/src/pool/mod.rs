@@ -17,9 +17,12 @@ mod options;
 mod pace;
 mod plan;
 pub mod policy;
+mod room;
 mod schedule;
+mod shared;
 mod slot;
 mod staff;
+mod star;
 mod stream;
 mod turns;
 mod waiting;
@@ -34,10 +37,14 @@ pub use imap::Imap;
 pub use options::TaskOptions;
 pub(crate) use plan::set_worker_state;
 pub use plan::worker_state;
+pub use room::WhenFull;
+pub use shared::Shared;
+pub use star::StarFn;
 pub use worker::should_stop;
 
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use broody_os::{Pid, fork};
 use serde::Serialize;
@@ -47,6 +54,15 @@ use self::options::Terms;
 use self::schedule::Standing;
 use crate::context::lock;
 use crate::{Error, ExitFunction, Result};
+
+/// What was left undone when a pool ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Undone {
+    /// Tasks that had begun, and whose workers were ended.
+    pub begun: usize,
+    /// Tasks that had not.
+    pub waiting: usize,
+}
 
 /// Some processes that run tasks.
 ///
@@ -187,6 +203,40 @@ impl Pool {
         self.with(TaskOptions::new()).apply_async(function, argument)
     }
 
+    /// As [`map`](Self::map), for a function of several arguments: each item is a tuple of them.
+    ///
+    /// ```
+    /// # fn main() -> broody::Result<()> {
+    /// # broody::init();
+    /// fn power(base: u64, exponent: u32) -> u64 {
+    ///     base.pow(exponent)
+    /// }
+    /// let pool = broody::Pool::builder().workers(1).build()?;
+    /// assert_eq!(pool.starmap(power, [(2, 3), (3, 2)])?, [8, 9]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`map`](Self::map).
+    pub fn starmap<F, A, R, I>(&self, function: F, items: I) -> Result<Vec<R>>
+    where
+        F: StarFn<A, Output = R>,
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = A>,
+    {
+        self.with(TaskOptions::new()).starmap(function, items)
+    }
+
+    /// Keeps a value at hand for all workers: it is encoded once, here, and decoded once in each worker, however many tasks use it.
+    ///
+    /// # Errors
+    /// As [`Shared::new`].
+    pub fn share<T: Serialize + DeserializeOwned>(&self, value: &T) -> Result<Shared<T>> {
+        Shared::new(value)
+    }
+
     /// The pool, with options for what is handed in through what this gives.
     pub fn with(&self, options: TaskOptions) -> With<'_> {
         With { pool: self, options }
@@ -208,15 +258,33 @@ impl Pool {
         Ok(())
     }
 
-    /// Ends the workers at once. Tasks that have no answer yet get [`PoolTerminated`](Error::PoolTerminated).
+    /// Takes no more tasks, and waits until those that there are have been done, at most for `limit`; then it ends the workers. What was left
+    /// undone by then.
     ///
     /// # Errors
     /// [`WrongProcess`](Error::WrongProcess) in a fork of the pool's process.
-    pub fn terminate(&self) -> Result<()> {
+    pub fn drain(&self, limit: Duration) -> Result<Undone> {
+        self.close()?;
+        let deadline = Instant::now().checked_add(limit);
+        let mut undone = Undone::default();
+        if !self.shared.await_end(deadline) {
+            undone = self.shared.schedule().terminate();
+            self.shared.nudge();
+        }
+        self.join()?;
+        Ok(undone)
+    }
+
+    /// Ends the workers at once. Tasks that have no answer yet get [`PoolTerminated`](Error::PoolTerminated). How many
+    /// those were.
+    ///
+    /// # Errors
+    /// [`WrongProcess`](Error::WrongProcess) in a fork of the pool's process.
+    pub fn terminate(&self) -> Result<Undone> {
         self.check_owner()?;
-        self.shared.schedule().terminate();
+        let undone = self.shared.schedule().terminate();
         self.shared.nudge();
-        Ok(())
+        Ok(undone)
     }
 
     /// Waits until the workers have ended, after [`close`](Self::close) or [`terminate`](Self::terminate).

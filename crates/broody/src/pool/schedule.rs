@@ -18,6 +18,7 @@ use broody_os::wait::ExitStatus;
 use broody_os::{Pid, clock};
 use broody_shm::duplex::Duplex;
 
+use super::Undone;
 use super::batch::{Answer, Batch, Run, Sink};
 use super::failure::Failure;
 use super::pace::Paces;
@@ -543,19 +544,24 @@ impl Schedule {
     }
 
     /// Ends everything that was not answered.
-    pub(super) fn terminate(&mut self) {
-        if !self.is_over() {
-            self.collect();
-            self.standing = Standing::Terminated;
-            self.fail_everything(|task| Failure::Terminated { task });
+    pub(super) fn terminate(&mut self) -> Undone {
+        if self.is_over() {
+            return Undone::default();
         }
+        self.collect();
+        self.standing = Standing::Terminated;
+        self.fail_everything(|task| Failure::Terminated { task })
     }
 
-    fn fail_everything(&mut self, failure: impl Fn(u64) -> Failure) {
+    /// Gives everything that has no answer this one, and ends the workers.
+    fn fail_everything(&mut self, failure: impl Fn(u64) -> Failure) -> Undone {
         let delayed = self.delayed.drain().map(|delayed| delayed.run);
         let waiting = self.waiting.clear().into_iter().chain(delayed);
         // Those that were cancelled have their answers, unless they run.
         let mut runs: Vec<Run> = waiting.filter(|run| !run.batch.is_cancelled()).collect();
+        let begun = self.slots.values().map(Slot::begun).sum();
+        let all = runs.iter().map(Run::len).sum::<usize>()
+            + self.slots.values().map(Slot::outstanding).sum::<usize>();
         runs.extend(self.slots.values_mut().flat_map(Slot::abandon));
         for run in runs {
             for index in run.range {
@@ -565,6 +571,7 @@ impl Schedule {
         for slot in self.slots.values() {
             let _ = slot.process.kill();
         }
+        Undone { begun, waiting: all - begun }
     }
 
     /// Whether no task will be run any more.

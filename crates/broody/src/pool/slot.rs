@@ -470,6 +470,11 @@ impl Slot {
         (self.claimed(leased) > leased.answered).then_some((task, &leased.run))
     }
 
+    /// How many tasks it has begun and not answered: one at most, unless its memory was spoiled.
+    pub(super) fn begun(&self) -> usize {
+        usize::from(self.at_hand().is_some())
+    }
+
     /// Looks whether the task at hand keeps to its limits. What is to be done, and when to look again.
     pub(super) fn look(&mut self, now: Duration) -> Finding {
         let Some(leased) = self.frames.front() else { return Finding::default() };
