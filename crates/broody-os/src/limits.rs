@@ -53,6 +53,17 @@ pub fn nice(more: i32) -> Result<()> {
     rustix::process::nice(more).map(|_| ()).map_err(|error| Error::new("nice", error))
 }
 
+/// The most memory that this process has had in use so far, in bytes (RSS). See getrusage(2).
+pub fn peak_memory() -> u64 {
+    // SAFETY: rusage is plain data, ours, and lives through the call, which cannot fail for the caller itself.
+    let usage = unsafe {
+        let mut usage = std::mem::zeroed::<libc::rusage>();
+        libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
+        usage
+    };
+    usage.ru_maxrss as u64 * 1024
+}
+
 /// Where cgroups are mounted.
 const CGROUPS: &str = "/sys/fs/cgroup";
 

@@ -73,3 +73,8 @@ pub use sync::{
     RLock, RLockGuard, Semaphore,
 };
 pub use wait::{Source, Waitable, wait};
+
+/// What happens in a pool: events, counts, and a run as a timeline.
+pub mod observe {
+    pub use crate::pool::{Event, Events, Stats, Trace, What};
+}

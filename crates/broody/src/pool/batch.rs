@@ -70,6 +70,7 @@ impl Arguments {
 /// Some tasks of one function.
 pub(super) struct Batch {
     pub(super) function: FunctionId,
+    pub(super) name: &'static str,
     pub(super) terms: Arc<Terms>,
     arguments: Arguments,
     sink: Arc<dyn Sink>,
@@ -81,14 +82,14 @@ pub(super) struct Batch {
 
 impl Batch {
     pub(super) fn new(
-        function: FunctionId,
+        (function, name): (FunctionId, &'static str),
         terms: Arc<Terms>,
         arguments: Arguments,
         sink: Arc<dyn Sink>,
         first: u64,
         task: u64,
     ) -> Self {
-        Self { function, terms, arguments, sink, first, task }
+        Self { function, name, terms, arguments, sink, first, task }
     }
 
     pub(super) fn argument(&self, index: usize) -> &[u8] {

@@ -188,7 +188,7 @@ impl<'pool> With<'pool> {
         let mut schedule = self.pool.shared.await_room()?;
         let task = schedule.admit(arguments.len(), false)?;
         if arguments.len() > 0 {
-            let function = FunctionId::of::<F, A, R>();
+            let function = (FunctionId::of::<F, A, R>(), std::any::type_name::<F>());
             let batch = Batch::new(function, terms, arguments, gather.clone(), 0, task);
             schedule.submit(batch, awaited);
             self.pool.shared.nudge_if_needed(&mut schedule);

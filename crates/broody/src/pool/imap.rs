@@ -94,8 +94,17 @@ where
             .admit(count + usize::from(refused.is_some()), true)
             .inspect_err(|_| self.items = None)?;
         if count > 0 {
-            schedule
-                .submit(Batch::new(self.function, self.terms.clone(), arguments, sink, first, task), false);
+            schedule.submit(
+                Batch::new(
+                    (self.function, self.function_name),
+                    self.terms.clone(),
+                    arguments,
+                    sink,
+                    first,
+                    task,
+                ),
+                false,
+            );
             self.pool.shared.nudge_if_needed(&mut schedule);
         }
         drop(schedule);

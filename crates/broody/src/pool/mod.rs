@@ -10,6 +10,7 @@ mod builder;
 mod call;
 mod completion;
 mod dispatcher;
+mod events;
 mod failure;
 mod gather;
 mod imap;
@@ -24,6 +25,7 @@ mod slot;
 mod staff;
 mod star;
 mod stream;
+mod trace;
 mod turns;
 mod waiting;
 mod watch;
@@ -33,6 +35,7 @@ mod worker;
 pub use asynchronous::AsyncResult;
 pub use builder::PoolBuilder;
 pub use call::With;
+pub use events::{Event, Events, Stats, What};
 pub use imap::Imap;
 pub use options::TaskOptions;
 pub(crate) use plan::set_worker_state;
@@ -40,6 +43,7 @@ pub use plan::worker_state;
 pub use room::WhenFull;
 pub use shared::Shared;
 pub use star::StarFn;
+pub use trace::Trace;
 pub use worker::should_stop;
 
 use std::sync::{Arc, Mutex};
@@ -235,6 +239,44 @@ impl Pool {
     /// As [`Shared::new`].
     pub fn share<T: Serialize + DeserializeOwned>(&self, value: &T) -> Result<Shared<T>> {
         Shared::new(value)
+    }
+
+    /// What happens from now on, as it happens. As long as somebody listens each task is measured, which costs it some microseconds.
+    ///
+    /// # Errors
+    /// [`WrongProcess`](Error::WrongProcess) in a fork of the pool's process.
+    pub fn events(&self) -> Result<Events> {
+        self.check_owner()?;
+        let mut schedule = self.shared.schedule();
+        let events = schedule.listeners.add();
+        schedule.introduce_workers();
+        Ok(events)
+    }
+
+    /// Collects what happens from now on, to be looked at as a timeline.
+    ///
+    /// ```
+    /// # fn main() -> broody::Result<()> {
+    /// # broody::init();
+    /// let pool = broody::Pool::builder().workers(2).build()?;
+    /// let mut trace = pool.trace()?;
+    /// pool.map(|milliseconds: u64| std::thread::sleep(std::time::Duration::from_millis(milliseconds)), [5, 10, 5])?;
+    /// let path = std::env::temp_dir().join(format!("trace-{}.json", std::process::id()));
+    /// trace.write(&path)?; // for https://ui.perfetto.dev
+    /// # std::fs::remove_file(path).unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`events`](Self::events).
+    pub fn trace(&self) -> Result<Trace> {
+        Ok(Trace::new(self.events()?))
+    }
+
+    /// How the pool stands, and what it has done.
+    pub fn stats(&self) -> Stats {
+        self.shared.schedule().stats()
     }
 
     /// The pool, with options for what is handed in through what this gives.

@@ -20,6 +20,7 @@ use broody_shm::duplex::Duplex;
 
 use super::Undone;
 use super::batch::{Answer, Batch, Run, Sink};
+use super::events::{Event, Listeners, Stats, What};
 use super::failure::Failure;
 use super::pace::Paces;
 use super::policy::{Job, Policy};
@@ -59,6 +60,17 @@ pub(super) struct Ledger {
     pub(super) failed: Vec<(Run, Failure)>,
     /// How long tasks of a function have taken, for the policy.
     pub(super) took: Vec<(FunctionId, Duration)>,
+    /// Tasks that have ended, for those who listen.
+    pub(super) ended: Vec<Event>,
+    pub(super) counts: Stats,
+}
+
+impl Ledger {
+    /// A task has its answer.
+    pub(super) fn count(&mut self, is_failure: bool) {
+        self.counts.done += 1;
+        self.counts.failed += u64::from(is_failure);
+    }
 }
 
 /// A task that waits until it is tried again.
@@ -104,6 +116,7 @@ pub(super) struct Schedule {
     /// Workers that somebody is starting: their numbers and seats.
     starting: BTreeMap<u64, usize>,
     pub(super) ledger: Ledger,
+    pub(super) listeners: Listeners,
     /// How often tasks that failed have been tried, by number; forgotten when there is nothing left to do.
     tries: BTreeMap<u64, u32>,
     delayed: BinaryHeap<Delayed>,
@@ -136,6 +149,7 @@ impl Schedule {
             next_worker: 1,
             starting: BTreeMap::new(),
             ledger: Ledger::default(),
+            listeners: Listeners::default(),
             tries: BTreeMap::new(),
             delayed: BinaryHeap::new(),
             soonest_limit: None,
@@ -190,6 +204,8 @@ impl Schedule {
     pub(super) fn submit(&mut self, batch: Batch, awaited: bool) {
         let batch = Arc::new(batch);
         let run = Run::whole(batch.clone());
+        let (task, tasks) = (batch.task(0), run.len());
+        self.listeners.tell(|| What::Queued { task, tasks, function: batch.name });
         self.add(run);
         self.awaited = awaited.then_some(batch);
         self.hand_out();
@@ -228,6 +244,9 @@ impl Schedule {
 
     /// Tasks that failed are tried again, or have failed for good; the policy learns what there is to be learned.
     fn try_again(&mut self) {
+        for event in self.ledger.ended.drain(..) {
+            self.listeners.pass_on(&event);
+        }
         for (function, took) in self.ledger.took.drain(..) {
             self.waiting.learn(function, took);
         }
@@ -310,8 +329,11 @@ impl Schedule {
             let most = run.batch.terms.chunk_size.unwrap_or_else(pace);
             let most = most.min(slot.allowance(self.staff.tasks));
             let reserve = self.awaited.as_ref().is_some_and(|awaited| Arc::ptr_eq(awaited, &run.batch));
+            slot.observed = self.listeners.are_there();
             match slot.offer(&run, most, reserve) {
                 Offer::Taken(count) => {
+                    let (worker, task) = (slot.process.pid(), run.batch.task(run.range.start));
+                    self.listeners.tell(|| What::Leased { worker, task, tasks: count });
                     self.note_limit(run.batch.terms.first_look());
                     self.waiting.put_back(run.after(count), now);
                 }
@@ -458,6 +480,8 @@ impl Schedule {
     /// The worker `number` has ended with `status`. Gives the dead worker, which its owner drops without the lock.
     pub(super) fn bury(&mut self, number: u64, status: ExitStatus) -> Option<Slot> {
         let mut slot = self.slots.remove(&number)?;
+        let worker = slot.process.pid();
+        self.listeners.tell(|| What::WorkerEnded { worker, status });
         slot.drain(&mut self.ledger);
         self.try_again();
         let remains = slot.remains();
@@ -486,18 +510,26 @@ impl Schedule {
     fn lost(&mut self, run: Run, pid: Pid, status: ExitStatus, verdict: Option<Verdict>) {
         for index in run.range.rev() {
             let (one, task) = (Run::one(run.batch.clone(), index), run.batch.task(index));
+            self.listeners.tell(|| What::Lost { worker: pid, task, status });
+            self.ledger.counts.lost += 1;
             match verdict {
                 None => self.failed(one, Failure::WorkerLost { pid, status, task }),
                 Some(verdict) => {
                     let failure = Failure::Ended { pid, task, verdict };
                     match verdict {
-                        Verdict::Cancelled => run.batch.deliver(index, Answer::Failed(failure)),
+                        Verdict::Cancelled => self.fail(&one, failure),
                         _ if run.batch.terms.retry_errors => self.failed(one, failure),
-                        _ => run.batch.deliver(index, Answer::Failed(failure)),
+                        _ => self.fail(&one, failure),
                     }
                 }
             }
         }
+    }
+
+    /// The one task of `run` has failed.
+    fn fail(&mut self, run: &Run, failure: Failure) {
+        self.ledger.count(true);
+        run.batch.deliver(run.range.start, Answer::Failed(failure));
     }
 
     /// A task failed that may be tried again, if it has not been tried too often.
@@ -506,9 +538,11 @@ impl Schedule {
         let task = run.batch.task(index);
         let tries = self.tries.remove(&task).unwrap_or(0) + 1;
         if tries > terms.retries || self.is_over() || run.batch.is_cancelled() {
-            return run.batch.deliver(index, Answer::Failed(failure));
+            return self.fail(&run, failure);
         }
         self.tries.insert(task, tries);
+        self.listeners.tell(|| What::Retried { task, retry: tries });
+        self.ledger.counts.retried += 1;
         match terms.pause_before(tries) {
             Duration::ZERO => self.add(run),
             pause => self.delayed.push(Delayed { until: clock::monotonic().saturating_add(pause), run }),
@@ -574,6 +608,25 @@ impl Schedule {
         Undone { begun, waiting: all - begun }
     }
 
+    /// Tells those who listen of the workers that there are.
+    pub(super) fn introduce_workers(&mut self) {
+        let workers: Vec<_> = self.slots.values().map(|slot| (slot.process.pid(), slot.seat)).collect();
+        for (worker, seat) in workers {
+            self.listeners.tell(|| What::WorkerStarted { worker, seat });
+        }
+    }
+
+    /// How it stands.
+    pub(super) fn stats(&self) -> Stats {
+        Stats {
+            workers: self.slots.len(),
+            paused: self.slots.values().filter(|slot| slot.is_paused()).count(),
+            waiting: self.waiting.len(),
+            leased: self.slots.values().map(Slot::outstanding).sum(),
+            ..self.ledger.counts
+        }
+    }
+
     /// Whether no task will be run any more.
     pub(super) fn is_over(&self) -> bool {
         matches!(self.standing, Standing::Terminated | Standing::Broken { .. })
@@ -624,6 +677,9 @@ impl Schedule {
                 if self.is_over() {
                     let _ = slot.process.kill();
                 }
+                let (worker, seat) = (slot.process.pid(), slot.seat);
+                self.listeners.tell(|| What::WorkerStarted { worker, seat });
+                self.ledger.counts.started += 1;
                 self.slots.insert(number, slot);
                 self.hand_out();
             }

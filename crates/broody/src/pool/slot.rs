@@ -18,7 +18,7 @@ use super::pace::Paces;
 use super::plan::{Plan, Recipe};
 use super::schedule::Ledger;
 use super::watch::{self, AtHand, Finding, Verdict};
-use super::wire::{self, How, LONGEST, Order, Report, Say};
+use super::wire::{self, How, LONGEST, Order, Report, Say, Span};
 use super::worker::{self, DESCRIPTORS, stop_signal};
 use crate::function::{FunctionId, Outcome};
 use crate::handle::Outgoing;
@@ -54,6 +54,10 @@ pub(super) struct Slot {
     /// Since when it is stopped because it is not its turn, and for how long it was before while it had the frame at hand.
     paused_since: Option<Duration>,
     paused_for: Duration,
+    /// Somebody wants to know what its tasks take.
+    pub(super) observed: bool,
+    /// What the task took whose answer comes next.
+    span: Option<Span>,
     /// It was ended because it did not get ready.
     is_overdue: bool,
     /// Why it is being ended, if it is because of the task that it runs.
@@ -107,6 +111,8 @@ impl Slot {
             idle_since: None,
             paused_since: None,
             paused_for: Duration::ZERO,
+            observed: false,
+            span: None,
             is_overdue: false,
             link,
             payloads,
@@ -173,7 +179,7 @@ impl Slot {
             end += 1;
         }
         let frame = self.next_frame;
-        let header = Order::Frame { frame, function, say: what_to_say(&batch.terms) }.header();
+        let header = Order::Frame { frame, function, say: what_to_say(&batch.terms, self.observed) }.header();
         // The last item may have gone over the limit: its bytes are counted and not written.
         match self.link.outgoing.begin(header.len() + bytes) {
             Ok(Some(mut draft)) => {
@@ -222,7 +228,7 @@ impl Slot {
                     };
                 }
                 self.link.duplex.lease(frame).grant(frame, 1);
-                let say = what_to_say(&run.batch.terms);
+                let say = what_to_say(&run.batch.terms, self.observed);
                 draft.put(&Order::Apart { frame, function: run.batch.function, say }.header());
                 draft.publish();
             }
@@ -255,6 +261,11 @@ impl Slot {
             self.quitting = true;
             self.wake();
         }
+    }
+
+    /// Whether it is stopped because it is not its task's turn.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused_since.is_some()
     }
 
     /// Whether it takes no more tasks, and nobody has to be told when it ends.
@@ -324,12 +335,12 @@ impl Slot {
         false
     }
 
-    /// Lets it go on.
-    pub(super) fn resume(&mut self, now: Duration) {
-        if let Some(since) = self.paused_since.take() {
-            self.paused_for += now.saturating_sub(since);
-            let _ = self.process.signal(signals::SIGCONT);
-        }
+    /// Lets it go on. Whether it was stopped.
+    pub(super) fn resume(&mut self, now: Duration) -> bool {
+        let Some(since) = self.paused_since.take() else { return false };
+        self.paused_for += now.saturating_sub(since);
+        let _ = self.process.signal(signals::SIGCONT);
+        true
     }
 
     /// Before the pool's thread sleeps: from now on the worker rings, unless a thread of its own waits for it.
@@ -428,6 +439,10 @@ impl Slot {
                 ledger.took.push((function, Duration::from_nanos(each)));
                 return Ok(Some(0));
             }
+            Report::Span(span) => {
+                self.span = Some(span);
+                return Ok(Some(0));
+            }
         };
         let at = self.frames.iter().position(|leased| leased.frame == frame).ok_or(Corrupt)?;
         let leased = &mut self.frames[at];
@@ -437,6 +452,7 @@ impl Slot {
         }
         let pid = self.process.pid();
         let failed = |outcome| Answer::Failed(Failure::Outcome { pid, outcome });
+        let length = rest.len();
         let answer = match how {
             How::Returned => Answer::Returned(rest),
             How::Apart => match wire::receive_payload(&self.payloads, frame) {
@@ -450,11 +466,19 @@ impl Slot {
             }
         };
         let (batch, at_batch) = (&leased.run.batch, leased.run.range.start + index);
+        let is_failure = matches!(answer, Answer::Failed(_));
+        if let Some(span) = self.span.take() {
+            let length = if let Answer::Apart(bytes) = &answer { bytes.len() } else { length };
+            ledger.ended.push(span.event(pid, batch, at_batch, length, is_failure));
+        }
         match answer {
             Answer::Failed(failure) if batch.terms.retry_errors => {
                 ledger.failed.push((Run::one(batch.clone(), at_batch), failure));
             }
-            answer => batch.deliver(at_batch, answer),
+            answer => {
+                ledger.count(is_failure);
+                batch.deliver(at_batch, answer);
+            }
         }
         leased.answered += 1;
         if leased.answered == leased.run.len() {
@@ -614,11 +638,12 @@ pub(super) fn ending(process: &Process) -> ExitStatus {
 }
 
 /// What a worker is to say when it begins tasks under these terms.
-fn what_to_say(terms: &Terms) -> Say {
-    match (terms.memory_limit, terms.are_watched()) {
-        (Some(_), _) => Say::WhenAndHowLarge,
-        (None, true) => Say::When,
-        (None, false) => Say::Nothing,
+fn what_to_say(terms: &Terms, observed: bool) -> Say {
+    match (observed, terms.memory_limit, terms.are_watched()) {
+        (true, ..) => Say::Everything,
+        (_, Some(_), _) => Say::WhenAndHowLarge,
+        (_, None, true) => Say::When,
+        (_, None, false) => Say::Nothing,
     }
 }
 

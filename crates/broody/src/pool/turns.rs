@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::events::What;
 use super::policy::Action;
 use super::policy::floor::Floor;
 use super::schedule::Schedule;
@@ -66,7 +67,7 @@ impl Schedule {
     /// Frames that are done, or gone with their workers, leave the floor.
     fn note_ends(&mut self, now: Duration) {
         let Some(turns) = &mut self.turns else { return };
-        let slots = &mut self.slots;
+        let slots = &self.slots;
         let over: Vec<(u64, u64)> = turns
             .workers
             .iter()
@@ -74,15 +75,13 @@ impl Schedule {
             .map(|(id, number)| (*id, *number))
             .collect();
         for (id, number) in over {
+            // If it was done before it was stopped.
+            self.go_on(number, now);
+            let Some(turns) = &mut self.turns else { return };
             turns.workers.remove(&id);
-            turns.late.remove(&number);
-            match slots.get_mut(&number) {
-                Some(slot) => {
-                    // It was done before it was stopped.
-                    slot.resume(now);
-                    turns.floor.ended(self.waiting.policy(), id, now)
-                }
-                None => turns.floor.lost(id, now),
+            match self.slots.contains_key(&number) {
+                true => turns.floor.ended(self.waiting.policy(), id, now),
+                false => turns.floor.lost(id, now),
             };
         }
     }
@@ -109,8 +108,11 @@ impl Schedule {
             turns.floor.lost(id, now);
             return;
         }
+        slot.observed = self.listeners.are_there();
         match slot.offer(&run, run.len(), false) {
             Offer::Taken(count) => {
+                let worker = slot.process.pid();
+                self.listeners.tell(|| What::Leased { worker, task: id, tasks: count });
                 turns.workers.insert(id, *number);
                 let limit = run.batch.terms.first_look();
                 let rest = run.after(count);
@@ -143,34 +145,53 @@ impl Schedule {
             turns.floor.lost(id, now);
             return;
         }
-        if slot.pause(now) {
-            turns.late.remove(&number);
-            // It may have been done, and stopped before it could tell.
-            slot.drain(&mut self.ledger);
-        } else {
-            turns.late.insert(number, now);
-        }
+        self.stop(number, now);
     }
 
     fn resume(&mut self, id: u64, now: Duration) {
-        let Some(turns) = &mut self.turns else { return };
-        let Some(number) = turns.workers.get(&id).copied() else { return };
-        turns.late.remove(&number);
-        if let Some(slot) = self.slots.get_mut(&number) {
-            slot.resume(now);
-        }
+        let number = self.turns.as_ref().and_then(|turns| turns.workers.get(&id).copied());
+        number.into_iter().for_each(|number| self.go_on(number, now));
     }
 
     /// Tries again to stop those that were to be stopped.
     fn stop_late_ones(&mut self, now: Duration) {
         let Some(turns) = &mut self.turns else { return };
-        let slots = &mut self.slots;
-        turns.late.retain(|number, since| {
-            if *since + LATER > now {
-                return true;
-            }
-            *since = now;
-            slots.get_mut(number).is_some_and(|slot| !slot.pause(now))
-        });
+        let due: Vec<u64> = turns
+            .late
+            .iter()
+            .filter(|(_, since)| **since + LATER <= now)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in due {
+            self.stop(number, now);
+        }
+    }
+
+    /// Stops a worker, if that can be done now; else a little later.
+    fn stop(&mut self, number: u64, now: Duration) {
+        let (Some(turns), Some(slot)) = (&mut self.turns, self.slots.get_mut(&number)) else { return };
+        if !slot.pause(now) {
+            turns.late.insert(number, now);
+            return;
+        }
+        turns.late.remove(&number);
+        self.ledger.counts.preempted += 1;
+        let worker = slot.process.pid();
+        self.listeners.tell(|| What::Preempted { worker });
+        // It may have been done, and stopped before it could tell.
+        slot.drain(&mut self.ledger);
+    }
+
+    /// Lets a worker go on.
+    fn go_on(&mut self, number: u64, now: Duration) {
+        if let Some(turns) = &mut self.turns {
+            turns.late.remove(&number);
+        }
+        if let Some(slot) = self.slots.get_mut(&number)
+            && slot.resume(now)
+        {
+            let worker = slot.process.pid();
+            self.listeners.tell(|| What::Resumed { worker });
+        }
     }
 }

@@ -7,6 +7,7 @@
 //!                 Apart   what to say, frame, function          the argument is in a memfd on the payload socket
 //!                 Quit
 //! to the host     Answer  frame, index, how | result, or an encoded `Outcome`; or a memfd on the payload socket
+//!                 Span    when it ended, what it took           before an answer, if it was asked for
 //!                 Pace    function, tasks, nanoseconds          after a frame: how long its tasks took
 //! ```
 
@@ -26,7 +27,7 @@ pub(super) const LONGEST: usize = CAPACITY / 4;
 pub(super) const CAPACITY: usize = 256 * 1024;
 
 /// The length of the longest header, in bytes.
-pub(super) const HEADER: usize = 21;
+pub(super) const HEADER: usize = 33;
 
 /// To the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,13 +44,36 @@ pub(super) enum Say {
     When,
     /// Also how much memory it has.
     WhenAndHowLarge,
+    /// All that, and in the end what it took.
+    Everything,
 }
 
 /// To the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Report {
-    Answer { frame: u32, index: u16, how: How },
-    Pace { function: FunctionId, tasks: u16, nanoseconds: u64 },
+    Answer {
+        frame: u32,
+        index: u16,
+        how: How,
+    },
+    Pace {
+        function: FunctionId,
+        tasks: u16,
+        nanoseconds: u64,
+    },
+    /// Before an answer, where it was asked for.
+    Span(Span),
+}
+
+/// What a task took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span {
+    /// When it ended, how long it ran, and how much CPU time its process used meanwhile, in nanoseconds.
+    pub(super) ended: u64,
+    pub(super) took: u64,
+    pub(super) cpu: u64,
+    /// The most memory that its process ever had so far, in bytes.
+    pub(super) peak: u64,
 }
 
 /// What an answer's bytes are.
@@ -95,7 +119,9 @@ impl Say {
     }
 
     fn of_bits(bits: u8) -> Option<Self> {
-        [Say::Nothing, Say::When, Say::WhenAndHowLarge].into_iter().find(|say| say.bits() == bits)
+        [Say::Nothing, Say::When, Say::WhenAndHowLarge, Say::Everything]
+            .into_iter()
+            .find(|say| say.bits() == bits)
     }
 }
 
@@ -114,6 +140,7 @@ const RETURNED: u8 = 4;
 const RETURNED_APART: u8 = 5;
 const FAILED: u8 = 6;
 const PACE: u8 = 7;
+const SPAN: u8 = 8;
 
 /// In the kind of an order: what the worker is to say.
 const SAY: u8 = 0x30;
@@ -164,6 +191,11 @@ impl Report {
                 .with(function.to_bytes())
                 .with(tasks.to_le_bytes())
                 .with(nanoseconds.to_le_bytes()),
+            Report::Span(Span { ended, took, cpu, peak }) => Header::new(SPAN)
+                .with(ended.to_le_bytes())
+                .with(took.to_le_bytes())
+                .with(cpu.to_le_bytes())
+                .with(peak.to_le_bytes()),
         }
     }
 
@@ -184,6 +216,14 @@ impl Report {
                     nanoseconds: u64::from_le_bytes(nanoseconds),
                 };
                 return Ok((report, rest));
+            }
+            [SPAN] => {
+                let (ended, rest) = rest.split::<8>().ok_or(Corrupt)?;
+                let (took, rest) = rest.split::<8>().ok_or(Corrupt)?;
+                let (cpu, rest) = rest.split::<8>().ok_or(Corrupt)?;
+                let (peak, rest) = rest.split::<8>().ok_or(Corrupt)?;
+                let [ended, took, cpu, peak] = [ended, took, cpu, peak].map(u64::from_le_bytes);
+                return Ok((Report::Span(Span { ended, took, cpu, peak }), rest));
             }
             _ => return Err(Corrupt),
         };
@@ -242,13 +282,14 @@ mod tests {
             Report::Answer { frame: 1, index: 2, how: How::Failed },
             Report::Answer { frame: 1, index: 2, how: How::Apart },
             Report::Pace { function, tasks: 3, nanoseconds: u64::MAX },
+            Report::Span(Span { ended: 1, took: 2, cpu: 3, peak: u64::MAX }),
         ];
         for report in reports {
             worker.outbox.push(&[&report.header(), b"rest"]).unwrap();
             let (parsed, rest) = Report::parse(host.incoming.take_next().unwrap().unwrap()).unwrap();
             assert_eq!((parsed, rest.len()), (report, 4));
         }
-        for rubbish in [&b""[..], b"\x09", b"\x01\x01", b"\x07\x01\x01", b"\x31\0\0\0\0\0\0\0\0\0\0\0\0"] {
+        for rubbish in [&b""[..], b"\x09", b"\x01\x01", b"\x07\x01\x01", b"\x08\0\0\0\0\0\0\0\0\0\0\0\0"] {
             worker.outbox.push(&[rubbish]).unwrap();
             assert!(Report::parse(host.incoming.take_next().unwrap().unwrap()).is_err());
         }

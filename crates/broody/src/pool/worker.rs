@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 
 use broody_os::events::EventFd;
 use broody_os::signals::{self, Disposition};
-use broody_os::{clock, fork, memory, proc};
+use broody_os::{clock, fork, limits, memory, proc};
 use broody_shm::duplex::{Begun, Duplex};
 use broody_shm::ring::Record;
 use broody_shm::{Corrupt, duplex, sleep};
 
 use super::plan::Plan;
-use super::wire::{self, How, LONGEST, Order, Report, Say};
+use super::wire::{self, How, LONGEST, Order, Report, Say, Span};
 use crate::codec;
 use crate::function::{FunctionId, Outcome};
 use crate::process::take_own_descriptors;
@@ -129,7 +129,7 @@ impl Desk {
                 if let Some(index) = self.duplex.lease(frame).claim(frame) {
                     self.begin(frame, index, say);
                     let outcome = match wire::receive_payload(&self.payloads, frame) {
-                        Ok(bytes) => self.run(function, &bytes),
+                        Ok(bytes) => self.run_measured(function, &bytes, say)?,
                         Err(reason) => Outcome::BadArgument(reason),
                     };
                     self.answer(frame, index, outcome)?;
@@ -156,7 +156,7 @@ impl Desk {
                 rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or(Corrupt)?;
             arguments = rest;
             self.begin(frame, index, say);
-            let outcome = self.run(function, argument);
+            let outcome = self.run_measured(function, argument, say)?;
             self.answer(frame, index, outcome)?;
             tasks += 1;
         }
@@ -182,10 +182,29 @@ impl Desk {
         }
         self.has_said = true;
         let resident = match say {
-            Say::WhenAndHowLarge => proc::resident(fork::pid()).unwrap_or(0),
+            Say::WhenAndHowLarge | Say::Everything => proc::resident(fork::pid()).unwrap_or(0),
             _ => 0,
         };
         self.duplex.begin(Begun { frame, index, since: clock::monotonic(), resident });
+    }
+
+    /// As [`run`](Self::run), and tells what it took, if that is wanted.
+    fn run_measured(&mut self, function: FunctionId, argument: &[u8], say: Say) -> Result<Outcome, Corrupt> {
+        if say != Say::Everything {
+            return Ok(self.run(function, argument));
+        }
+        let (began, cpu) = (clock::monotonic(), clock::process_cpu());
+        let outcome = self.run(function, argument);
+        let ended = clock::monotonic();
+        let nanoseconds = |time: Duration| time.as_nanos() as u64;
+        let span = Span {
+            ended: nanoseconds(ended),
+            took: nanoseconds(ended.saturating_sub(began)),
+            cpu: nanoseconds(clock::process_cpu().saturating_sub(cpu)),
+            peak: limits::peak_memory(),
+        };
+        self.publish(Report::Span(span), &[])?;
+        Ok(outcome)
     }
 
     fn run(&mut self, function: FunctionId, argument: &[u8]) -> Outcome {
