@@ -345,7 +345,7 @@ fn a_callback_gets_the_result_and_may_use_the_pool() {
         result.on_done(move |result| sender.send(theirs.apply(square, result.unwrap())).unwrap()).unwrap();
     }
     let mut sum: u64 = (0..10).map(|_| results.recv_timeout(PATIENCE).unwrap().unwrap()).sum();
-    assert_eq!(sum, (0..10).map(|number: u64| number.pow(4)).sum());
+    assert_eq!(sum, (0..10).map(|number: u64| number.pow(4)).sum::<u64>());
     // One that is there already.
     let result = pool.apply_async(square, 7).unwrap();
     result.get().unwrap();
