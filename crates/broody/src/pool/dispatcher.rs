@@ -28,6 +28,9 @@ const LOOK: Duration = Duration::from_millis(4);
 /// The longest time without such a look.
 const LOOK_AT_LAST: Duration = Duration::from_millis(256);
 
+/// The shortest wait for something that is due.
+const MOMENT: Duration = Duration::from_millis(1);
+
 /// Without any reason to look the host still does: a bound on whatever was not thought of.
 const BOUND: Duration = Duration::from_secs(1);
 
@@ -209,15 +212,12 @@ impl Shared {
                 start_at = Instant::now() + schedule.start_delay();
             }
             let Some(limit) = self.before_sleep(look, start_at) else { return };
-            if limit.is_zero() {
-                continue;
-            }
             if self.epoll.wait(&mut ready, Some(limit)).is_err() {
                 // Only for a descriptor that somebody has closed under us.
                 _ = self.schedule().terminate();
                 return;
             }
-            if ready.is_empty() {
+            if ready.is_empty() && !limit.is_zero() {
                 look = (look * 2).min(LOOK_AT_LAST);
             }
             for number in ready.drain(..).filter(|token| *token != DOORBELL) {
@@ -242,7 +242,8 @@ impl Shared {
         let now = clock::monotonic();
         let again = schedule.watch(now);
         let limit = if schedule.must_look() { look } else { BOUND };
-        let limit = again.map_or(limit, |again| limit.min(again.saturating_sub(now)));
+        // What is due has just been done: what is due still can wait for a moment.
+        let limit = again.map_or(limit, |again| limit.min(again.saturating_sub(now).max(MOMENT)));
         schedule.sleeps_until = now + limit;
         let until_start = || start_at.saturating_duration_since(Instant::now());
         Some(if schedule.missing() > 0 { limit.min(until_start()) } else { limit })

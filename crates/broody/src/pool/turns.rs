@@ -14,7 +14,7 @@ use super::events::What;
 use super::policy::Action;
 use super::policy::floor::Floor;
 use super::schedule::Schedule;
-use super::slot::Offer;
+use super::slot::{Offer, Slot};
 
 /// When to stop a worker again that could not be left stopped.
 const LATER: Duration = Duration::from_millis(1);
@@ -40,19 +40,21 @@ impl Schedule {
         self.stop_late_ones(now);
         loop {
             self.note_ends(now);
-            let processes = self.slots.values().filter(|slot| slot.was_ready() && !slot.is_leaving()).count();
+            let free = self.slots.values().filter(|slot| self.is_free(slot)).count();
             let Some(turns) = &mut self.turns else { return };
-            turns.floor.set_processes(processes);
+            turns.floor.set_processes(turns.workers.len() + free);
             let actions = turns.floor.turn(self.waiting.policy(), now);
-            if actions.is_empty() {
-                return;
-            }
+            // All of it is done; and if something was, there may be more to do.
+            let mut go_on = !actions.is_empty();
             for action in actions {
                 match action {
-                    Action::Start(job) => self.start_turn(job.id, now),
+                    Action::Start(job) => go_on &= self.start_turn(job.id, now),
                     Action::Pause(id) => self.pause(id, now),
                     Action::Resume(id) => self.resume(id, now),
                 }
+            }
+            if !go_on {
+                return;
             }
         }
     }
@@ -86,47 +88,54 @@ impl Schedule {
         }
     }
 
-    fn start_turn(&mut self, id: u64, now: Duration) {
-        let Some(turns) = &mut self.turns else { return };
-        let free = self.slots.iter_mut().find(|(_, slot)| {
-            slot.load() == 0 && slot.was_ready() && slot.takes_tasks() && slot.allowance(self.staff.tasks) > 0
-        });
-        let Some((number, slot)) = free else {
-            // It has died meanwhile, and nobody has come to look.
+    /// Whether a task can be started in it.
+    fn is_free(&self, slot: &Slot) -> bool {
+        slot.load() == 0 && slot.was_ready() && slot.takes_tasks() && slot.allowance(self.staff.tasks) > 0
+    }
+
+    /// Starts the task `id`, and perhaps some that follow it. Whether that could be done now.
+    fn start_turn(&mut self, id: u64, now: Duration) -> bool {
+        let free = self.slots.iter().find(|(_, slot)| self.is_free(slot)).map(|(number, _)| *number);
+        let Some(turns) = &mut self.turns else { return false };
+        let Some((number, slot)) = free.and_then(|number| Some((number, self.slots.get_mut(&number)?)))
+        else {
             turns.floor.lost(id, now);
             if let Some(run) = self.waiting.start(id, 1, now) {
                 self.waiting.put_back(run, now);
             }
-            return;
+            return false;
         };
         let most = self.ledger.paces.frame_within(self.waiting.function_of(id), self.quantum / 2);
         let Some(run) = self.waiting.start(id, most.min(slot.allowance(self.staff.tasks)), now) else {
             turns.floor.lost(id, now);
-            return;
+            return true;
         };
         if run.batch.is_cancelled() {
             turns.floor.lost(id, now);
-            return;
+            return true;
         }
         slot.observed = self.listeners.are_there();
         match slot.offer(&run, run.len(), false) {
             Offer::Taken(count) => {
                 let worker = slot.process.pid();
                 self.listeners.tell(|| What::Leased { worker, task: id, tasks: count });
-                turns.workers.insert(id, *number);
+                turns.workers.insert(id, number);
                 let limit = run.batch.terms.first_look();
                 let rest = run.after(count);
                 self.note_limit(limit);
                 self.waiting.put_back(rest, now);
+                true
             }
             Offer::Full => {
                 turns.floor.lost(id, now);
                 self.waiting.put_back(run, now);
+                false
             }
             Offer::Unsendable(reason) => {
                 turns.floor.lost(id, now);
                 run.fail_first(reason);
                 self.waiting.put_back(run.after(1), now);
+                true
             }
         }
     }
@@ -169,7 +178,11 @@ impl Schedule {
 
     /// Stops a worker, if that can be done now; else a little later.
     fn stop(&mut self, number: u64, now: Duration) {
-        let (Some(turns), Some(slot)) = (&mut self.turns, self.slots.get_mut(&number)) else { return };
+        let Some(turns) = &mut self.turns else { return };
+        let Some(slot) = self.slots.get_mut(&number) else {
+            turns.late.remove(&number);
+            return;
+        };
         if !slot.pause(now) {
             turns.late.insert(number, now);
             return;
