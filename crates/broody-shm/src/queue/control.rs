@@ -139,7 +139,7 @@ impl SideWords {
     /// The lock, if it is free and there is nothing to say about it.
     #[inline]
     pub(super) fn try_lock<'a>(&'a self, me: Owner, arena: &'a Arena) -> Option<Locked<'a>> {
-        self.lock.try_take(me).then_some(Locked { lock: &self.lock, me, arena })
+        self.lock.try_take(me).then(|| Locked { lock: &self.lock, me, arena })
     }
 
     /// The lock. Where its holder died, there is nothing to repair.
