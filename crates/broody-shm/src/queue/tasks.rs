@@ -103,12 +103,16 @@ impl Queue {
 
     /// How many tasks were lost since this was last asked: taken by processes that died with them.
     pub fn take_lost(&self) -> u32 {
-        self.control().tasks.0.lost.swap(0, Ordering::AcqRel)
+        self.held.owner().map_or(0, |_| self.control().tasks.0.lost.swap(0, Ordering::AcqRel))
     }
 
     /// Waits until every message that was put is done, at most until `deadline`. Whether they are.
     pub fn join(&self, deadline: Deadline) -> bool {
         let (tasks, arena) = (&self.control().tasks.0, self.arena());
+        if self.held.owner().is_err() {
+            // A fork's copy whose queue is gone.
+            return true;
+        }
         let mut slept = Slept::Perhaps;
         loop {
             tasks.joining.fetch_add(1, Ordering::Relaxed);

@@ -14,7 +14,7 @@ use crate::handle::{self, tag_of};
 use crate::{Error, Result};
 
 /// How many bytes of messages wait in a pipe before who sends waits, too.
-const BUFFER: u64 = 1 << 20;
+const BUFFER: u64 = 4 << 20;
 
 /// An end of a pipe as an object: when the last handle on it, in any process, is gone, the pipe is closed.
 #[derive(Debug, Clone)]
