@@ -9,7 +9,7 @@ use broody::{
     LockError, OwnerDied, Process, Queue, RLock, Sender,
 };
 use broody_os::{fork, signals};
-use broody_tests::{METHODS, PATIENCE, Random, check, eventually, method, seed};
+use broody_tests::{METHODS, PATIENCE, Program, Random, check, eventually, method, seed};
 
 use crate::HOST;
 
@@ -394,6 +394,22 @@ fn a_queue_whose_user_is_stopped_at_any_instant_can_be_waited_for_with_a_limit()
 #[test]
 fn blobs_go_with_their_last_holder() {
     check(HOST, &["memory", "blobs"]);
+}
+
+#[test]
+fn named_memory_goes_with_its_program_however_that_ends() {
+    for kill in [false, true] {
+        let mut host = Program::start(HOST, &["memory", "named"]);
+        let path = host.line();
+        assert!(std::fs::exists(&path).unwrap(), "{path}");
+        if kill {
+            host.signal(signals::SIGKILL)
+        } else {
+            host.proceed()
+        }
+        host.end();
+        eventually("the name is gone", || !std::fs::exists(&path).unwrap());
+    }
 }
 
 #[test]

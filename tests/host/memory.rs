@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use broody::{BareLock, Blob, Child, Event, Lock, LockError, OwnerDied, Process, Queue, StartMethod};
+use broody::{
+    BareLock, Blob, Child, Event, Lock, LockError, OwnerDied, Process, Queue, SharedMemory, StartMethod,
+};
 use broody_os::{fork, proc, signals};
 use broody_tests::{PATIENCE, eventually, observer, supervisor};
 
@@ -21,6 +23,7 @@ pub fn run(scenario: &str) {
         "blobs" => blobs(),
         "many" => many(),
         "wakes" => crate::wakes::run(),
+        "named" => named(),
         "supervisor-killed-with-holder" => supervisor_dies_with_holder(),
         "supervisor-killed-before-holder" => supervisor_dies_before_holder(),
         "supervisor-killed-holder-lives" => holder_outlives_supervisor(),
@@ -109,6 +112,20 @@ fn is_told(lock: &Lock<[u64; 2]>, start: Instant) {
     }
     assert!(start.elapsed() < SOME_SECONDS, "{:?}", start.elapsed());
     assert_eq!(*lock.lock().unwrap(), [1, 0]);
+}
+
+/// Keeps named memory, in a child, too, and never drops it.
+fn named() {
+    let name = format!("broody-host-{}", fork::pid());
+    let memory = SharedMemory::create(&name, 10_000).unwrap();
+    let ready = Event::new().unwrap();
+    let keep = |(_memory, ready): (SharedMemory, Event)| await_death(&ready);
+    let _child: Child<()> =
+        Process::builder().daemon(true).spawn(keep, (memory.clone(), ready.clone())).unwrap();
+    assert!(ready.wait(Some(PATIENCE)).unwrap());
+    println!("/dev/shm/{name}");
+    std::mem::forget(memory);
+    broody_tests::wait_for_test();
 }
 
 fn supervisor_dies_with_holder() {

@@ -172,3 +172,18 @@ fn more_memory_than_there_is_is_an_error() {
     assert_eq!(arena.objects(), 0);
     assert!(Blob::new(arena, 1 << 20, |_| {}).is_ok());
 }
+
+#[test]
+fn before_a_fork_nothing_goes_until_the_child_has_what_it_inherits() {
+    let arena = Arena::create(1).unwrap();
+    let make = || Handle::<Guarded>::new(arena, 0, 0).unwrap();
+    let before = make();
+    let frozen = (arena.freeze().unwrap(), arena.freeze().unwrap());
+    let since = make();
+    drop((before, since));
+    assert_eq!(arena.objects(), 2, "a fork in this instant has copies of both");
+    drop(frozen.0);
+    assert_eq!(arena.objects(), 2, "there is another fork");
+    drop(frozen.1);
+    assert_eq!(arena.objects(), 0);
+}

@@ -369,3 +369,18 @@ fn too_many_handles_in_a_message_are_refused() {
     queue.put(message(b"y"), Deadline::Now).unwrap();
     assert_eq!(queue.take_as(Deadline::Now, <[u8]>::to_vec).unwrap().0, b"y");
 }
+
+#[test]
+fn nobody_puts_where_a_message_is_still_being_read() {
+    let arena = Arena::create(1).unwrap();
+    let limits = Limits { messages: Some(1), ..Limits::default() };
+    let queue = Queue::new(arena, limits, 0, false).unwrap();
+    let is_full = || matches!(queue.put(message(b"second"), Deadline::Now), Err(QueueError::TimedOut));
+    let put_first = || queue.put(message(b"first"), Deadline::Now).unwrap();
+    // The other way, which maps the ring, and the short one.
+    put_first();
+    queue.take_many(1, Deadline::Now, |bytes, _| assert!(bytes == b"first" && is_full())).unwrap();
+    put_first();
+    assert_eq!(queue.take_short(|bytes| Some(bytes == b"first" && is_full())), Some(true));
+    assert!(queue.is_empty());
+}

@@ -373,6 +373,26 @@ fn a_barrier_that_somebody_gives_up_breaks_for_all_until_it_is_reset() {
 }
 
 #[test]
+fn a_party_that_ends_in_order_breaks_no_barrier_though_it_never_drops_its_handle() {
+    let barrier = Barrier::new(2).unwrap();
+    for method in METHODS {
+        let child = Process::builder().start_method(method).spawn(
+            |barrier: Barrier| {
+                barrier.wait(Some(PATIENCE)).unwrap();
+                std::mem::forget(barrier);
+            },
+            barrier.clone(),
+        );
+        let child = child.unwrap();
+        barrier.wait(Some(PATIENCE)).unwrap();
+        child.join().unwrap();
+        // Then what it held is put right.
+        child.wait().unwrap();
+        assert!(!barrier.is_broken(), "{method:?}");
+    }
+}
+
+#[test]
 fn a_large_lock_and_array_are_memory_of_their_own() {
     let lock = Lock::new([3u64; 1000]).unwrap();
     let array = Array::<u16>::zeroed(1_000_000).unwrap();

@@ -189,3 +189,52 @@ impl Arena {
         self.item(&HOLD_TABLE, index)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::os::fd::AsFd;
+
+    use broody_os::fork::{self, Fork};
+    use broody_os::{events, pidfd, wait};
+
+    use super::*;
+    use crate::queue::{Limits, Queue};
+    use crate::sync::Deadline;
+
+    #[test]
+    fn what_was_on_its_way_is_judged_while_the_dead_one_still_has_its_locks() {
+        let arena = Arena::create(1).unwrap();
+        let queue = Queue::new(arena, Limits::default(), 0, false).unwrap();
+        // SAFETY: the child uses only what this test made, and is killed.
+        let pid = match unsafe { fork::fork() }.unwrap() {
+            Fork::Parent(pid) => pid,
+            Fork::Child => {
+                // What a putter leaves that dies before its store of the tail.
+                if let Ok(sent) = queue.held().send() {
+                    arena.hold(sent.index).queue.store(queue.held().name().index + 1, Ordering::Relaxed);
+                }
+                fork::kill_child(fork::pid(), 9).unwrap();
+                unreachable!("it was killed");
+            }
+        };
+        events::poll(&[pidfd::PidFd::open(pid).unwrap().as_fd()], None).unwrap();
+        let dead = arena.owners().find(|owner| arena.pid_of(*owner) == Some(pid)).unwrap();
+        let on_its_way = || {
+            let holds = (0..arena.used(&HOLD_TABLE)).map(|index| arena.hold(index));
+            let is_there = |hold: &&Hold| hold.object.load(Ordering::Relaxed) != 0;
+            holds.filter(is_there).filter(|hold| hold.queue.load(Ordering::Relaxed) != 0).count()
+        };
+        assert_eq!(on_its_way(), 1);
+        let repaired = Cell::new(0);
+        let locked = arena.lock(Deadline::Never).unwrap();
+        locked.release_holds_of(dead, |_, _| {
+            assert_eq!(on_its_way(), 0, "with its lock free, another one puts a message in this position");
+            repaired.set(repaired.get() + 1);
+        });
+        drop(locked);
+        assert_eq!(repaired.get(), 1, "the queue");
+        assert!(arena.recover_process(pid, Deadline::Never));
+        wait::reap_pid(pid).unwrap();
+    }
+}

@@ -125,6 +125,9 @@ impl Queue {
             }
             tasks.joining.fetch_sub(1, Ordering::Relaxed);
             if finished || over {
+                if finished && slept == Slept::Bound {
+                    arena.note_rescue();
+                }
                 return finished;
             }
         }
