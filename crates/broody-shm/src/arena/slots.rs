@@ -49,7 +49,7 @@ impl Arena {
     /// Claims a slot for the calling process.
     pub(super) fn claim_slot(&self) -> Result<Owner, ArenaError> {
         let pid = fork::pid();
-        let started = proc::stat(pid).map_or(0, |stat| stat.start_time);
+        let started = proc::stat(pid).ok().flatten().map_or(0, |stat| stat.start_time);
         for index in 0..SLOT_TABLE.most {
             self.ensure(&SLOT_TABLE, index)?;
             let slot = self.item(&SLOT_TABLE, index);
@@ -77,15 +77,20 @@ impl Arena {
         same.then_some((word >> 32) as Pid)
     }
 
-    /// Whether the process behind `owner` has ended, all its threads included; `None` when that cannot be known for want of a descriptor.
+    /// Whether the process behind `owner` has ended, all its threads included; `None` when that cannot be known now, for want of a
+    /// descriptor or of memory. Nobody may be taken for dead by mistake: what he holds would be given to others.
     pub(super) fn has_ended(&self, owner: Owner) -> Option<bool> {
         let Some(pid) = self.pid_of(owner) else { return Some(true) };
         if pid == fork::pid() {
             return Some(false);
         }
+        if !fork::exists(pid) {
+            return Some(true);
+        }
         let started = self.slot(owner).started.load(Ordering::Acquire);
-        match proc::stat(pid) {
-            None => Some(true),
+        match proc::stat(pid).ok()? {
+            // Reaped in this instant; or it is there, and /proc does not show it.
+            None => (!fork::exists(pid)).then_some(true),
             Some(stat) if started != 0 && stat.start_time != started => Some(true),
             // The first thread may be a zombie while others run: the pidfd knows.
             Some(stat) if stat.letter == 'Z' || stat.letter == 'X' => match PidFd::open(pid) {
