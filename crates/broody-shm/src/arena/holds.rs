@@ -36,7 +36,8 @@ pub(crate) struct Hold {
     pub(super) flags: AtomicU32,
     /// Where in the queue.
     pub(crate) position: AtomicU64,
-    /// Counts the uses of this line, so that an old reference to it is known as such.
+    /// Which use of the line this is, so that an old reference to it is known as such. From one counter for all lines, which goes on when
+    /// the table begins anew.
     pub(super) use_number: AtomicU32,
     /// The next free line plus one. Derived.
     next: AtomicU32,
@@ -96,7 +97,8 @@ impl Locked<'_> {
         hold.queue.store(0, Ordering::Relaxed);
         hold.flags.store(flags, Ordering::Relaxed);
         hold.position.store(0, Ordering::Relaxed);
-        let use_number = hold.use_number.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let use_number = header.last_use.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        hold.use_number.store(use_number, Ordering::Relaxed);
         hold.object.store(object + 1, Ordering::Release);
         self.arena.object(object).holds.fetch_add(1, Ordering::Relaxed);
         Ok(HoldId { index, use_number })

@@ -74,7 +74,8 @@ pub(super) struct Header {
     pub(super) free_object: AtomicU32,
     /// How many objects there are. Derived.
     pub(super) objects: AtomicU32,
-    _unused: AtomicU32,
+    /// The last use number given to a hold. It wraps: what it is compared with is older than that by far.
+    pub(super) last_use: AtomicU32,
     /// Bytes in pages that free places have kept. Derived.
     pub(super) kept: AtomicU64,
     /// Where the next piece of pages begins.

@@ -9,7 +9,7 @@
 //! [holds](super::holds), and is made anew by [`rebuild`](Locked::rebuild) when the lock's holder was killed.
 
 use super::layout::{
-    CHUNK, CLASSES, HOLD_TABLE, OBJECT_TABLE, SMALL, WINDOW, WINDOWS, class_of, class_size, is_small,
+    CHUNK, CLASSES, HOLD_TABLE, OBJECT_TABLE, PAGES, SMALL, WINDOW, WINDOWS, class_of, class_size, is_small,
 };
 use super::{Arena, Body, Locked};
 use crate::ArenaError;
@@ -318,6 +318,8 @@ impl Locked<'_> {
         }
         header.free_hold.store(0, Ordering::Relaxed);
         header.free_object.store(0, Ordering::Relaxed);
+        // No place has pages: they were given back as their objects went.
+        header.pages_end.store(PAGES, Ordering::Relaxed);
         let small_end = header.small_end.swap(SMALL, Ordering::Relaxed);
         file.give_back(SMALL, small_end - SMALL);
         self.arena.empty(&HOLD_TABLE);
