@@ -9,7 +9,9 @@
 //! | [`slots`] | who uses the arena: a slot for each process |
 //! | [`objects`] | allocation |
 //! | [`holds`] | who keeps what alive |
+//! | [`local`] | what a process knows of its own, and what its forks inherit |
 //! | [`held`] | a process's own handle on an object |
+//! | [`transit`] | handles on their way to another process |
 //! | [`waiters`] | who sleeps where, and the broadcast after a death |
 //! | [`recovery`] | what is put right when a process has died |
 //!
@@ -21,9 +23,11 @@
 mod held;
 mod holds;
 mod layout;
+mod local;
 mod objects;
 mod recovery;
 mod slots;
+mod transit;
 mod waiters;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -35,15 +39,17 @@ use broody_os::memory::Mapping;
 use broody_os::sparse::SparseFile;
 use broody_os::{fork, limits};
 
-pub use held::{Body, Frozen, Held, Name, Transit, Words};
+pub use held::{Body, Held, Name, Words};
 pub use holds::HoldId;
 pub(crate) use holds::TOOK_PART;
 use layout::{
     CHUNK, HOLD_TABLE, Header, LAYOUT, LEAST, MAGIC, OBJECT_TABLE, PAGES, SMALL, TABLES, Table, VERSION,
     WINDOW, WINDOWS,
 };
+pub use local::Frozen;
 pub(crate) use objects::Request;
 pub use objects::{Kind, named};
+pub use transit::Transit;
 
 /// The most holds of an arena.
 pub(crate) const MOST_HOLDS: u32 = HOLD_TABLE.most;
@@ -60,7 +66,7 @@ pub struct Arena {
     windows: [AtomicPtr<u8>; WINDOWS],
     mapping_windows: Mutex<()>,
     /// What of the arena is this process's own; another one after a fork.
-    local: AtomicPtr<held::Local>,
+    local: AtomicPtr<local::Local>,
     /// The owner in it, and its number of forks above: what every operation looks at.
     me: AtomicU64,
     /// Others may run while this process waits: there is more than one CPU.
