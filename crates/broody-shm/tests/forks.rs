@@ -1,5 +1,6 @@
 //! An arena in forks, and in processes that lack something: descriptors, address space.
 
+use std::cell::RefCell;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use broody_os::limits::{self, DescriptorLimit};
 use broody_os::pidfd::PidFd;
 use broody_os::wait::{ExitStatus, Reaped};
 use broody_os::{Pid, events, signals, wait};
-use broody_shm::arena::Arena;
+use broody_shm::ArenaError;
+use broody_shm::arena::{Arena, Kind};
 use broody_shm::handle::Handle;
 use broody_shm::robust::guarded::Guarded;
 use broody_shm::sync::Deadline;
@@ -52,10 +54,14 @@ fn start_holder(lock: &Handle<Guarded>) -> Pid {
             std::thread::park();
         }
     });
+    await_locked(lock);
+    holder
+}
+
+fn await_locked(lock: &Handle<Guarded>) {
     while !lock.is_locked() {
         std::thread::sleep(Duration::from_millis(1));
     }
-    holder
 }
 
 #[test]
@@ -78,4 +84,63 @@ fn nobody_is_taken_for_dead_for_want_of_descriptors() {
         assert!(arena.recover_process(holder, soon()), "that it is gone is known without");
         assert!(lock.acquire(soon()).unwrap().unwrap().owner_died);
     });
+}
+
+#[test]
+fn what_a_fork_has_used_is_kept_for_its_own_forks() {
+    let arena = Arena::create(1).unwrap();
+    let new = || Handle::<Guarded>::new(arena, 0, 0).unwrap();
+    let (inherited, dropped, adopted, alone) = (RefCell::new(Some(new())), new(), new(), new());
+    let lock = || inherited.borrow().clone().unwrap();
+    let fork = start(|| {
+        // It knows nothing of arenas: its copy gets a hold when it is used.
+        assert!(lock().acquire(soon()).unwrap().is_some());
+        await_locked(&dropped);
+        assert!(lock().release().unwrap());
+        let frozen = RefCell::new(arena.freeze().ok());
+        let grandchild = start(|| {
+            frozen.take().unwrap().adopt().unwrap();
+            assert!(adopted.acquire(soon()).unwrap().is_some());
+            await_locked(&alone);
+            assert!(lock().acquire(soon()).unwrap().is_some());
+        });
+        await_locked(&adopted);
+        drop((frozen.take(), inherited.take()));
+        assert!(alone.acquire(soon()).unwrap().is_some());
+        assert_eq!(end(grandchild), ExitStatus::Code(0));
+    });
+    await_locked(&lock());
+    drop(inherited.take());
+    assert!(dropped.acquire(soon()).unwrap().is_some());
+    assert_eq!(end(fork), ExitStatus::Code(0));
+}
+
+#[test]
+fn a_handle_for_which_there_is_no_address_space_leaves_no_hold() {
+    let arena = Arena::create(1).unwrap();
+    in_fork(|| {
+        let held = arena.allocate(Kind::Memory, 64 << 20, 0).unwrap();
+        let (name, sent) = (held.name(), held.send().unwrap());
+        // Another user of the arena, as another process would be.
+        let other = Arena::open(arena.descriptor().try_clone_to_owned().unwrap()).unwrap();
+        let before = set_address_space(0);
+        let (received, made) = (other.receive(name, sent), other.allocate(Kind::Memory, 1 << 20, 0));
+        set_address_space(before);
+        assert!(matches!(received, Err(ArenaError::Os(_))), "{received:?}");
+        assert!(matches!(made, Err(ArenaError::Os(_))), "{made:?}");
+        drop(held);
+        assert_eq!(arena.objects(), 0);
+    });
+}
+
+/// Limits this process's address space; gives the limit before.
+fn set_address_space(limit: u64) -> u64 {
+    let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the struct lives through both calls.
+    unsafe {
+        assert_eq!(libc::getrlimit(libc::RLIMIT_AS, &mut before), 0);
+        let now = libc::rlimit { rlim_cur: limit, ..before };
+        assert_eq!(libc::setrlimit(libc::RLIMIT_AS, &now), 0);
+    }
+    before.rlim_cur
 }

@@ -122,6 +122,29 @@ fn what_a_fork_inherits_outlives_its_parents_handle() {
 }
 
 #[test]
+fn what_a_fork_of_a_fork_inherits_outlives_the_handles_of_both() {
+    let (go, dropped) = (Event::new().unwrap(), Event::new().unwrap());
+    let inherited = Lock::new(41u32).unwrap();
+    let child = broody::fork({
+        let (go, dropped) = (go.clone(), dropped.clone());
+        // Moved: with the closure, this process drops its only handle.
+        move || {
+            let grandchild = broody::fork(|| {
+                go.wait(Some(PATIENCE)).unwrap();
+                *inherited.lock().unwrap() + 1
+            });
+            drop(inherited);
+            dropped.set().unwrap();
+            grandchild.unwrap().join().unwrap()
+        }
+    })
+    .unwrap();
+    assert!(dropped.wait(Some(PATIENCE)).unwrap());
+    go.set().unwrap();
+    assert_eq!(child.join().unwrap(), 42);
+}
+
+#[test]
 fn objects_travel_through_queues_and_outlive_their_sender() {
     type Parcel = (Lock<u64>, Blob, Sender<u8>);
     let queue = Queue::<Parcel>::new().unwrap();

@@ -1,9 +1,10 @@
 //! A process's own handle on an object.
 //!
-//! All handles of a process on one object share one [`Held`], and that has one hold in the arena.
+//! All handles of a process on one object share one [`Held`], and that has one hold in the arena; a copy that a fork has inherited gets
+//! one of its own when it is used there.
 
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use broody_os::memory::Mapping;
 
@@ -23,14 +24,8 @@ impl Arena {
         let (index, name, hold) = locked.make(request)?;
         let me = locked.me;
         drop(locked);
-        let held = match Held::new(self, Name { index, name }, hold, me) {
-            Ok(held) => Arc::new(held),
-            Err(error) => {
-                self.lock(Deadline::Never)?.release_hold(hold);
-                return Err(error);
-            }
-        };
-        self.registry()?.held.insert(index, Arc::downgrade(&held));
+        let held = Held::new(self, Name { index, name }, hold, me)?;
+        self.registry()?.enter(&held);
         Ok(held)
     }
 
@@ -58,7 +53,7 @@ impl Arena {
     }
 
     /// A hold of this process's on an object that is known to be there.
-    pub(crate) fn hold_object(&'static self, index: u32) -> Result<Held, ArenaError> {
+    pub(crate) fn hold_object(&'static self, index: u32) -> Result<Arc<Held>, ArenaError> {
         let locked = self.lock(Deadline::Never)?;
         let object = self.object(index);
         let name = Name { index, name: object.name.load(Ordering::Relaxed) };
@@ -112,15 +107,32 @@ pub struct Held {
     tag: u64,
     /// The line of the hold, and the process that it is for.
     hold: AtomicU64,
+    this: Weak<Held>,
 }
 
 impl Held {
-    pub(super) fn new(arena: &'static Arena, name: Name, hold: u32, me: Owner) -> Result<Self, ArenaError> {
+    /// A handle for a hold of this process's, which is ended if there cannot be one.
+    pub(super) fn new(
+        arena: &'static Arena,
+        name: Name,
+        hold: u32,
+        me: Owner,
+    ) -> Result<Arc<Self>, ArenaError> {
+        let made = Self::map(arena, name, packed(hold, me));
+        if made.is_err()
+            && let Ok(locked) = arena.lock(Deadline::Never)
+        {
+            locked.release_hold(hold);
+        }
+        made
+    }
+
+    fn map(arena: &'static Arena, name: Name, hold: u64) -> Result<Arc<Self>, ArenaError> {
         let object = arena.object(name.index);
         let foreign = ArenaError::Foreign { what: "contents" };
         let kind = object.kind().ok_or(foreign)?;
         let (offset, length) = (object.offset.load(Ordering::Relaxed), object.length.load(Ordering::Relaxed));
-        let (body, mapping) = if length <= SMALL_BODY {
+        let (body, pages) = if length <= SMALL_BODY {
             (arena.small(offset)?, None)
         } else if kind == Kind::Ring {
             // A ring is mapped by who uses it, twice in a row.
@@ -129,16 +141,12 @@ impl Held {
             let mapping = arena.map_pages(offset, (length as usize).next_multiple_of(4096))?;
             (mapping.as_ptr(), Some(mapping))
         };
-        Ok(Self {
-            arena,
-            name,
-            kind,
-            body: Body::new(body, length),
-            pages: mapping,
-            offset,
-            tag: object.tag.load(Ordering::Relaxed),
-            hold: AtomicU64::new(packed(hold, me)),
-        })
+        let (body, tag) = (Body::new(body, length), object.tag.load(Ordering::Relaxed));
+        let hold = AtomicU64::new(hold);
+        Ok(Arc::new_cyclic(|this| {
+            let this = this.clone();
+            Self { arena, name, kind, body, pages, offset, tag, hold, this }
+        }))
     }
 
     /// The arena.
@@ -180,34 +188,47 @@ impl Held {
         if self.hold.load(Ordering::Relaxed) as u32 == me.bits() { Ok(me) } else { self.adopt(me) }
     }
 
+    /// In a fork: gets a hold of its own.
     #[cold]
     fn adopt(&self, me: Owner) -> Result<Owner, ArenaError> {
+        // The registry before the hold: a fork that is made meanwhile waits until this is in it, and inherits it.
+        let mut registry = self.arena.registry()?;
         let locked = self.arena.lock(Deadline::Never)?;
-        self.adopt_under(&locked)?;
-        Ok(me)
-    }
-
-    pub(super) fn adopt_under(&self, locked: &super::Locked<'_>) -> Result<(), ArenaError> {
-        if self.hold.load(Ordering::Relaxed) as u32 == locked.me.bits() {
-            return Ok(());
+        // Another thread may have done it.
+        if self.hold.load(Ordering::Relaxed) as u32 == me.bits() {
+            return Ok(me);
         }
         if !locked.is_there(self.name) {
             return Err(ArenaError::Gone);
         }
         let hold = locked.add_hold(self.name.index, 0)?;
-        self.hold.store(packed(hold.index, locked.me), Ordering::Relaxed);
-        Ok(())
+        drop(locked);
+        self.hold.store(packed(hold.index, me), Ordering::Relaxed);
+        registry.enter(self);
+        Ok(me)
+    }
+
+    /// Where it is in the registry: its object and its hold.
+    pub(super) fn key(&self) -> (u32, u32) {
+        (self.name.index, self.hold_index())
+    }
+
+    pub(super) fn this(&self) -> Weak<Self> {
+        self.this.clone()
+    }
+
+    fn hold_index(&self) -> u32 {
+        (self.hold.load(Ordering::Relaxed) >> 32) as u32
     }
 
     /// What this process counts in its hold.
     pub(crate) fn own_hold(&self) -> &AtomicU64 {
-        &self.arena.hold((self.hold.load(Ordering::Relaxed) >> 32) as u32).position
+        &self.arena.hold(self.hold_index()).position
     }
 
     /// The process has taken part in something whose other parties shall know if it dies.
     pub(crate) fn take_part(&self) {
-        let hold = (self.hold.load(Ordering::Relaxed) >> 32) as u32;
-        self.arena.hold(hold).flags.fetch_or(super::TOOK_PART, Ordering::Relaxed);
+        self.arena.hold(self.hold_index()).flags.fetch_or(super::TOOK_PART, Ordering::Relaxed);
     }
 }
 
@@ -225,13 +246,11 @@ impl Drop for Held {
         let Some(local) = self.arena.existing_local().filter(|local| local.owner.bits() == owner) else {
             return;
         };
+        let mut registry = local.registry.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        registry.remove(self);
         if self.arena.still_owns(self.kind, &self.body, local.owner) {
             // The hold stays, until the process ends: by it, what the process has is found and freed then.
             return;
-        }
-        let mut registry = local.registry.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if registry.held.get(&self.name.index).is_some_and(|held| held.strong_count() == 0) {
-            registry.held.remove(&self.name.index);
         }
         if registry.frozen > 0 {
             registry.late.push(hold);

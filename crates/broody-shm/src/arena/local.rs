@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use broody_os::memory::Mapping;
 
-use super::held::Held;
+use super::held::{Held, Name};
 use super::{Arena, forks};
 use crate::ArenaError;
 use crate::owner::Owner;
@@ -31,10 +31,28 @@ const LONGEST_MAPPING: usize = 16 << 20;
 
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    pub(super) held: BTreeMap<u32, Weak<Held>>,
+    /// By object and hold: a fork may have inherited a handle, and have got another one on the same object before it used that.
+    held: BTreeMap<(u32, u32), Weak<Held>>,
     /// While a forked child has not got its own holds: how many such forks there are, and what is released after.
     pub(super) frozen: u32,
     pub(super) late: Vec<u32>,
+}
+
+impl Registry {
+    /// A handle that has a hold of this process's, so that others find it, and forks inherit it.
+    pub(super) fn enter(&mut self, held: &Held) {
+        self.held.insert(held.key(), held.this());
+    }
+
+    pub(super) fn remove(&mut self, held: &Held) {
+        self.held.remove(&held.key());
+    }
+
+    /// This process's handle on an object.
+    pub(super) fn find(&self, name: Name) -> Option<Arc<Held>> {
+        let of_object = self.held.range((name.index, 0)..=(name.index, u32::MAX));
+        of_object.filter_map(|(_, held)| held.upgrade()).find(|held| held.name() == name)
+    }
 }
 
 impl Arena {

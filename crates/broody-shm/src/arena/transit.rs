@@ -3,12 +3,13 @@
 //! An encoded handle names its object, and a hold that keeps the object alive while the bytes are on their way. Whoever opens it makes the hold
 //! his own.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use super::Arena;
 use super::held::{Held, Name};
 use super::holds::{HoldId, IN_TRANSIT};
 use crate::ArenaError;
+use crate::owner::Owner;
 use crate::sync::{AtomicU32, Deadline, Ordering};
 
 impl Arena {
@@ -18,20 +19,27 @@ impl Arena {
     /// [`ArenaError::Gone`] when it is no more.
     pub fn receive(&'static self, name: Name, transit: HoldId) -> Result<Arc<Held>, ArenaError> {
         let mut registry = self.registry()?;
-        let known = registry.held.get(&name.index).and_then(Weak::upgrade).filter(|held| held.name == name);
-        let locked = self.lock(Deadline::Never)?;
-        let sent =
-            locked.in_transit(transit).filter(|hold| hold.object.load(Ordering::Relaxed) == name.index + 1);
-        if let Some(held) = known {
-            held.adopt_under(&locked)?;
-            if sent.is_some() {
-                locked.release_hold(transit.index);
-            }
+        if let Some(held) = registry.find(name) {
+            // The handle may be the last one by now: it is not dropped under this lock.
+            drop(registry);
+            // It has a hold of its own. Should the lock not be had, whoever answers for the other one ends it.
+            self.end_transit(&[transit], Deadline::Never);
             return Ok(held);
         }
+        let (hold, me) = self.take_hold(name, transit)?;
+        let held = Held::new(self, name, hold, me)?;
+        registry.enter(&held);
+        Ok(held)
+    }
+
+    /// The hold that was on its way as this process's own, or a new one.
+    fn take_hold(&self, name: Name, transit: HoldId) -> Result<(u32, Owner), ArenaError> {
+        let locked = self.lock(Deadline::Never)?;
         if !locked.is_there(name) {
             return Err(ArenaError::Gone);
         }
+        let sent =
+            locked.in_transit(transit).filter(|hold| hold.object.load(Ordering::Relaxed) == name.index + 1);
         let hold = match sent {
             Some(hold) => {
                 // Whose it is first: whoever dies before the last of these leaves a hold of his own, which goes with him.
@@ -42,11 +50,7 @@ impl Arena {
             }
             None => locked.add_hold(name.index, 0)?.index,
         };
-        let me = locked.me;
-        drop(locked);
-        let held = Arc::new(Held::new(self, name, hold, me)?);
-        registry.held.insert(name.index, Arc::downgrade(&held));
-        Ok(held)
+        Ok((hold, locked.me))
     }
 }
 
