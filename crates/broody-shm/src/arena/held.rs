@@ -188,6 +188,28 @@ impl Held {
         if self.hold.load(Ordering::Relaxed) as u32 == me.bits() { Ok(me) } else { self.adopt(me) }
     }
 
+    /// Sees to it that the object is there, and stays. Whoever looks at a body has asked this, in this process, before: in a fork the
+    /// object may be gone, and its place another's.
+    ///
+    /// # Errors
+    /// As [`ArenaError::Gone`] says, in a fork; what stands in the way of a hold.
+    #[inline]
+    pub fn keep(&self) -> Result<(), ArenaError> {
+        self.owner().map(|_| ())
+    }
+
+    /// As [`keep`](Self::keep), for what has no way to tell of an error.
+    ///
+    /// # Panics
+    /// In a fork, when the object was gone before it was used there.
+    #[inline]
+    #[track_caller]
+    pub fn must_keep(&self) {
+        if let Err(error) = self.keep() {
+            gone(&error);
+        }
+    }
+
     /// In a fork: gets a hold of its own.
     #[cold]
     fn adopt(&self, me: Owner) -> Result<Owner, ArenaError> {
@@ -261,6 +283,12 @@ impl Drop for Held {
             locked.release_hold(hold);
         }
     }
+}
+
+#[cold]
+#[track_caller]
+fn gone(error: &ArenaError) -> ! {
+    panic!("a fork uses a shared object that it has inherited, and cannot: {error}")
 }
 
 fn packed(hold: u32, owner: Owner) -> u64 {
