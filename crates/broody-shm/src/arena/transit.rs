@@ -109,6 +109,16 @@ impl Drop for Transit {
 }
 
 impl Arena {
+    /// Makes holds that are on their way this process's, so that they stay when the process that has sent them ends. `false` when the
+    /// arena's lock could not be had before `deadline`.
+    pub fn answer_for(&self, holds: &[HoldId], deadline: Deadline) -> bool {
+        let Ok(locked) = self.lock(deadline) else { return false };
+        for hold in holds.iter().filter_map(|hold| locked.in_transit(*hold)) {
+            hold.process.store(locked.me.bits(), Ordering::Relaxed);
+        }
+        true
+    }
+
     /// Ends holds that were on their way and were not taken. `false` when the arena's lock could not be had before `deadline`.
     pub fn end_transit(&self, holds: &[HoldId], deadline: Deadline) -> bool {
         let Ok(locked) = self.lock(deadline) else { return false };
