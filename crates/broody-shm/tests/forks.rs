@@ -8,7 +8,7 @@ use broody_os::fork::{self, Fork};
 use broody_os::limits::{self, DescriptorLimit};
 use broody_os::pidfd::PidFd;
 use broody_os::wait::{ExitStatus, Reaped};
-use broody_os::{Pid, events, signals, wait};
+use broody_os::{Pid, events, proc, signals, wait};
 use broody_shm::ArenaError;
 use broody_shm::arena::{Arena, Kind};
 use broody_shm::handle::Handle;
@@ -131,6 +131,58 @@ fn a_handle_for_which_there_is_no_address_space_leaves_no_hold() {
         drop(held);
         assert_eq!(arena.objects(), 0);
     });
+}
+
+#[test]
+fn who_reserves_many_pages_keeps_nobody_up() {
+    const LONG: u64 = 1 << 30;
+    let arena = Arena::create(1).unwrap();
+    let held = arena.allocate(Kind::Memory, 8, 0).unwrap();
+    let before = arena.allocated();
+    // Until it is caught in the middle: the kernel takes 0.1 s and more for so many.
+    let reserving = loop {
+        let fork = start(|| {
+            let _held = arena.allocate(Kind::Memory, LONG, 0).unwrap();
+            loop {
+                std::thread::park();
+            }
+        });
+        while arena.allocated() < before + LONG / 10 {
+            std::thread::yield_now();
+        }
+        fork::kill_child(fork, signals::SIGSTOP).unwrap();
+        while proc::stat(fork).unwrap().is_some_and(|stat| stat.letter != 'T') {
+            std::thread::yield_now();
+        }
+        if arena.objects() == 1 {
+            break fork;
+        }
+        fork::kill_child(fork, signals::SIGKILL).unwrap();
+        end_and_recover(arena, fork);
+    };
+    let other = arena.allocate(Kind::Memory, 8, 0).unwrap();
+    let long = arena.allocate(Kind::Memory, LONG / 2 + 1, 0).unwrap();
+    assert_eq!(arena.objects(), 3);
+    // A recovery is made meanwhile, too.
+    let lock = Handle::<Guarded>::new(arena, 0, 0).unwrap();
+    let holder = start_holder(&lock);
+    fork::kill_child(holder, signals::SIGKILL).unwrap();
+    end_and_recover(arena, holder);
+    assert!(lock.acquire(soon()).unwrap().unwrap().owner_died);
+    assert!(lock.release().unwrap());
+
+    fork::kill_child(reserving, signals::SIGKILL).unwrap();
+    end_and_recover(arena, reserving);
+    drop((other, long, lock));
+    assert_eq!(arena.objects(), 1);
+    assert!(arena.allocated() <= before + (64 << 10), "{} bytes are left of {before}", arena.allocated());
+    drop(held);
+}
+
+/// Waits for the end of a fork, and puts right what it has left.
+fn end_and_recover(arena: &Arena, pid: Pid) {
+    end(pid);
+    assert!(arena.recover_all(soon()));
 }
 
 /// Limits this process's address space; gives the limit before.

@@ -19,9 +19,16 @@ use crate::sync::{AtomicU64, Deadline, Ordering};
 
 impl Arena {
     /// Makes an object.
+    ///
+    /// What takes long, its pages, is done outside of the lock, between two steps under it.
     pub(crate) fn make(&'static self, request: &Request) -> Result<Arc<Held>, ArenaError> {
-        let locked = self.lock(Deadline::Never)?;
-        let (index, name, hold) = locked.make(request)?;
+        let mut locked = self.lock_soon()?;
+        let (index, lacks_pages) = locked.prepare(request)?;
+        if lacks_pages {
+            drop(locked);
+            locked = self.furnish(index, request.length)?;
+        }
+        let (name, hold) = locked.found(index)?;
         let me = locked.me;
         drop(locked);
         let held = Held::new(self, Name { index, name }, hold, me)?;
@@ -54,7 +61,7 @@ impl Arena {
 
     /// A hold of this process's on an object that is known to be there.
     pub(crate) fn hold_object(&'static self, index: u32) -> Result<Arc<Held>, ArenaError> {
-        let locked = self.lock(Deadline::Never)?;
+        let locked = self.lock_soon()?;
         let object = self.object(index);
         let name = Name { index, name: object.name.load(Ordering::Relaxed) };
         if !locked.is_there(name) {
@@ -120,7 +127,7 @@ impl Held {
     ) -> Result<Arc<Self>, ArenaError> {
         let made = Self::map(arena, name, packed(hold, me));
         if made.is_err()
-            && let Ok(locked) = arena.lock(Deadline::Never)
+            && let Ok(locked) = arena.lock_soon()
         {
             locked.release_hold(hold);
         }
@@ -215,7 +222,7 @@ impl Held {
     fn adopt(&self, me: Owner) -> Result<Owner, ArenaError> {
         // The registry before the hold: a fork that is made meanwhile waits until this is in it, and inherits it.
         let mut registry = self.arena.registry()?;
-        let locked = self.arena.lock(Deadline::Never)?;
+        let locked = self.arena.lock_soon()?;
         // Another thread may have done it.
         if self.hold.load(Ordering::Relaxed) as u32 == me.bits() {
             return Ok(me);

@@ -17,7 +17,6 @@
 //! All else happens under the arena's lock, where a line is made or freed by the one store of its object.
 
 use super::layout::{HOLD_TABLE, OBJECT_TABLE};
-use super::objects::Request;
 use super::{Arena, Locked};
 use crate::ArenaError;
 use crate::owner::Owner;
@@ -62,11 +61,10 @@ pub struct HoldId {
 
 // Relaxed throughout: all of it is done under the arena's lock, except what the module comment says of messages.
 impl Locked<'_> {
-    /// Makes an object with one hold of this process's.
-    pub(super) fn make(&self, request: &Request) -> Result<(u32, u64, u32), ArenaError> {
-        let object = self.prepare(request)?;
+    /// Lets an object that was prepared be there, with one hold of this process's. Gives its name, and the hold.
+    pub(super) fn found(&self, object: u32) -> Result<(u64, u32), ArenaError> {
         match self.add_hold(object, 0) {
-            Ok(hold) => Ok((object, self.name(object), hold.index)),
+            Ok(hold) => Ok((self.name(object), hold.index)),
             Err(error) => {
                 // It was never there: only its line and its pages are.
                 self.arena.header().objects.fetch_add(1, Ordering::Relaxed);

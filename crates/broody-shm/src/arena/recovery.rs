@@ -8,8 +8,10 @@
 //!    it took part in is broken.
 //! 3. Its holds go, and with the last one its objects.
 //! 4. Notifications that it had got and not used are passed on, and its waiters' lines are freed.
-//! 5. Its slot is free: now nothing is left of it.
-//! 6. Everybody who sleeps in the arena is woken, to look again.
+//! 5. Pages that it was reserving, or giving back, become this process's to give back.
+//! 6. Its slot is free: now nothing is left of it.
+//! 7. Everybody who sleeps in the arena is woken, to look again.
+//! 8. Pages that nobody has any more are given back, outside of the lock.
 //!
 //! A process that is killed in the middle of this leaves a slot that is still the dead one's: it is done again.
 
@@ -42,9 +44,13 @@ impl Arena {
             waiter.line.bury(|condition| _ = notify_waiters(self, condition, 1, |_| {}));
             Self::free_waiter(waiter, owner);
         }
+        locked.take_over(owner);
         self.free_slot(owner);
+        // Pages that nobody has any more are given back last: that takes its time.
+        let freed = locked.freed.take();
         drop(locked);
         self.broadcast();
+        drop(freed);
         true
     }
 

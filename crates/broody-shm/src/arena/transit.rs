@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use super::Arena;
 use super::held::{Held, Name};
 use super::holds::{HoldId, IN_TRANSIT};
+use super::{Arena, PATIENCE};
 use crate::ArenaError;
 use crate::owner::Owner;
 use crate::sync::{AtomicU32, Deadline, Ordering};
@@ -23,7 +23,7 @@ impl Arena {
             // The handle may be the last one by now: it is not dropped under this lock.
             drop(registry);
             // It has a hold of its own. Should the lock not be had, whoever answers for the other one ends it.
-            self.end_transit(&[transit], Deadline::Never);
+            self.end_transit(&[transit], Deadline::after(PATIENCE));
             return Ok(held);
         }
         let (hold, me) = self.take_hold(name, transit)?;
@@ -34,7 +34,7 @@ impl Arena {
 
     /// The hold that was on its way as this process's own, or a new one.
     fn take_hold(&self, name: Name, transit: HoldId) -> Result<(u32, Owner), ArenaError> {
-        let locked = self.lock(Deadline::Never)?;
+        let locked = self.lock_soon()?;
         if !locked.is_there(name) {
             return Err(ArenaError::Gone);
         }
@@ -61,7 +61,7 @@ impl Held {
     /// As [`owner`](Self::owner).
     pub fn send(&self) -> Result<HoldId, ArenaError> {
         self.owner()?;
-        self.arena.lock(Deadline::Never)?.add_hold(self.name.index, IN_TRANSIT)
+        self.arena.lock_soon()?.add_hold(self.name.index, IN_TRANSIT)
     }
 }
 
