@@ -1,5 +1,6 @@
 //! An arena from outside: what is refused, what comes back, what a death leaves.
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -145,6 +146,36 @@ fn tables_that_begin_anew_have_the_whole_file_again() {
 }
 
 #[test]
+fn a_lock_that_is_dropped_by_its_holder_goes_if_nobody_else_keeps_it() {
+    let arena = Arena::create(1).unwrap();
+    let taken = |lock: &Handle<Guarded>| assert!(lock.acquire(soon()).unwrap().is_some());
+    let lock = Handle::<Guarded>::new(arena, 0, 0).unwrap();
+    taken(&lock);
+    drop(lock);
+    let permits = Handle::<Permits>::new(arena, 2).unwrap();
+    assert!(permits.acquire(soon()).unwrap());
+    drop(permits);
+    assert_eq!(arena.objects(), 0);
+    // In a fork that is being made it is kept until that is done.
+    let lock = Handle::<Guarded>::new(arena, 0, 0).unwrap();
+    taken(&lock);
+    let frozen = arena.freeze().unwrap();
+    drop(lock);
+    assert_eq!(arena.objects(), 1);
+    drop(frozen);
+    assert_eq!(arena.objects(), 0);
+    // Somebody else keeps this one, and is told when the holder has ended.
+    let lock = RefCell::new(Some(Handle::<Guarded>::new(arena, 0, 0).unwrap()));
+    killed_after(arena, || {
+        let lock = lock.take().unwrap();
+        taken(&lock);
+        drop(lock);
+    });
+    let lock = lock.take().unwrap();
+    assert!(lock.acquire(soon()).unwrap().unwrap().owner_died);
+}
+
+#[test]
 fn what_a_killed_process_held_is_free_and_said_to_be() {
     let arena = Arena::create(1).unwrap();
     let (lock, recursive) =
@@ -206,6 +237,7 @@ fn more_memory_than_there_is_is_an_error() {
     let error = Blob::new(arena, 1 << 42, |_| {}).map(|_| ()).unwrap_err();
     assert!(matches!(error, ArenaError::Os(_)), "{error}");
     assert!(matches!(arena.allocate(Kind::Memory, u64::MAX / 2, 0), Err(ArenaError::TooLong { .. })));
+    assert!(matches!(arena.allocate(Kind::Memory, u64::MAX, 0), Err(ArenaError::TooLong { .. })));
     assert!(arena.allocate(Kind::Memory, 1 << 44, 0).is_err());
     assert_eq!(arena.objects(), 0);
     assert!(Blob::new(arena, 1 << 20, |_| {}).is_ok());

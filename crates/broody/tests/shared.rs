@@ -278,6 +278,15 @@ fn an_object_of_another_type_is_refused_by_the_receiver() {
 }
 
 #[test]
+fn what_is_longer_than_any_memory_is_an_error() {
+    let is_error = |error: Error| error.to_string().contains("memory");
+    assert!(is_error(SharedMemory::new(usize::MAX).unwrap_err()));
+    assert!(is_error(Array::<u8>::zeroed(usize::MAX).unwrap_err()));
+    assert!(is_error(Array::<u64>::zeroed(usize::MAX).unwrap_err()));
+    assert!(SharedMemory::create(&format!("broody-huge-{}", std::process::id()), usize::MAX).is_err());
+}
+
+#[test]
 fn a_shared_object_cannot_be_a_result() {
     let child = broody::spawn(|(): ()| Lock::new(1u8).unwrap(), ()).unwrap();
     let error = child.join().unwrap_err();

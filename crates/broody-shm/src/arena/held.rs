@@ -277,17 +277,13 @@ impl Drop for Held {
         };
         let mut registry = local.registry.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         registry.remove(self);
-        if self.arena.still_owns(self.kind, &self.body, local.owner) {
-            // The hold stays, until the process ends: by it, what the process has is found and freed then.
-            return;
-        }
         if registry.frozen > 0 {
             registry.late.push(hold);
             return;
         }
         drop(registry);
         if let Ok(locked) = self.arena.lock(Deadline::Never) {
-            locked.release_hold(hold);
+            locked.let_go(hold);
         }
     }
 }

@@ -102,6 +102,20 @@ impl Locked<'_> {
         Ok(HoldId { index, use_number })
     }
 
+    /// Ends a hold of this process's that lets go of its handle.
+    ///
+    /// It stays, until the process ends, where the process still has something of the object, a lock for example: by the hold that is found
+    /// and freed then. Where nobody else keeps the object, nobody waits for that.
+    pub(super) fn let_go(&self, index: u32) {
+        let Some(object) = self.arena.hold(index).object.load(Ordering::Relaxed).checked_sub(1) else {
+            return;
+        };
+        let is_last = self.arena.object(object).holds.load(Ordering::Relaxed) == 1;
+        if is_last || !self.arena.still_owns(object, self.me) {
+            self.release_hold(index);
+        }
+    }
+
     /// Ends a hold; frees its object if that was the last one.
     pub(super) fn release_hold(&self, index: u32) {
         let hold = self.arena.hold(index);

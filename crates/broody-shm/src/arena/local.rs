@@ -186,7 +186,7 @@ impl Drop for Frozen {
         if !late.is_empty()
             && let Ok(locked) = self.arena.lock(Deadline::Never)
         {
-            late.into_iter().for_each(|hold| locked.release_hold(hold));
+            late.into_iter().for_each(|hold| locked.let_go(hold));
         }
         drop(held);
     }

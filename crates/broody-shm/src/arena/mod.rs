@@ -407,7 +407,7 @@ mod tests {
         let arena = Arena::create(1).unwrap();
         let held = arena.allocate(Kind::Memory, 8, 0).unwrap();
         // SAFETY: the child uses only the arena, and is killed.
-        let Fork::Parent(pid) = (unsafe { fork::fork() }.unwrap()) else {
+        let Fork::Parent(pid) = unsafe { fork::fork() }.unwrap() else {
             let _locked = arena.lock(Deadline::Never);
             loop {
                 std::thread::park();

@@ -9,7 +9,7 @@
 //! [holds](super::holds), and is made anew by [`rebuild`](Locked::rebuild) when the lock's holder was killed.
 
 use super::layout::{
-    CHUNK, CLASSES, HOLD_TABLE, OBJECT_TABLE, PAGES, SMALL, WINDOW, WINDOWS, class_of, class_size, is_small,
+    CHUNK, HOLD_TABLE, OBJECT_TABLE, PAGES, SMALL, WINDOW, WINDOWS, class_of, class_size, is_small,
 };
 use super::pages::pages_of;
 use super::{Arena, Body, Locked};
@@ -116,10 +116,7 @@ impl Locked<'_> {
     /// Makes an object without any hold. It is not there before [`name`](Self::name); whether it needs pages before that, by
     /// [`furnish`](Arena::furnish), is said, too.
     pub(super) fn prepare(&self, request: &Request) -> Result<(u32, bool), ArenaError> {
-        let class = class_of(request.length);
-        if class as usize >= CLASSES {
-            return Err(ArenaError::TooLong { length: request.length });
-        }
+        let class = class_of(request.length).ok_or(ArenaError::TooLong { length: request.length })?;
         let index = self.take_line(class)?;
         let object = self.arena.object(index);
         let lacks_pages = match is_small(class) {

@@ -28,8 +28,13 @@ use crate::{queue, robust};
 impl Arena {
     /// Puts right what the process `owner`, which is dead, has left. `false` when the arena's lock could not be had before `deadline`.
     pub(crate) fn recover(&self, owner: Owner, deadline: Deadline) -> bool {
+        self.me().is_ok_and(|me| self.recover_as(me, owner, deadline))
+    }
+
+    /// As [`recover`](Self::recover), by a process that is `me`.
+    pub(super) fn recover_as(&self, me: Owner, owner: Owner, deadline: Deadline) -> bool {
         self.header().lock.repair(owner);
-        let Ok(locked) = self.lock(deadline) else { return false };
+        let Ok(locked) = self.lock_as(me, deadline) else { return false };
         if self.pid_of(owner).is_none() {
             // Somebody else has done it.
             return true;
@@ -55,11 +60,12 @@ impl Arena {
     }
 
     /// Whether a process that lets go of its handle has something of the object still: a lock that it has not given back, a permit.
-    pub(super) fn still_owns(&self, kind: Kind, body: &super::Body, me: Owner) -> bool {
+    pub(super) fn still_owns(&self, index: u32, me: Owner) -> bool {
+        let Some(kind @ (Kind::Lock | Kind::Permits)) = self.object(index).kind() else { return false };
+        let Some(body) = self.body_of(index, kind) else { return false };
         match kind {
             Kind::Lock => body.get::<robust::guarded::Guarded>().lock().holder() == Some(me),
-            Kind::Permits => body.get::<robust::permits::Permits>().has_any(body, me),
-            _ => false,
+            _ => body.get::<robust::permits::Permits>().has_any(&body, me),
         }
     }
 
