@@ -391,6 +391,44 @@ fn a_queue_whose_user_is_stopped_at_any_instant_can_be_waited_for_with_a_limit()
     assert!(queue.is_empty());
 }
 
+/// It takes a while to be decoded: until the starter of the process that decodes it is gone.
+struct Slow;
+
+impl serde::Serialize for Slow {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_unit()
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Slow {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        std::thread::sleep(Duration::from_millis(200));
+        <()>::deserialize(deserializer).map(|()| Slow)
+    }
+}
+
+#[test]
+fn a_detached_child_has_its_argument_though_its_starter_is_gone() {
+    const COUNT: usize = 3;
+    fn report((_, queue, lock): (Slow, Queue<u32>, Lock<u32>)) {
+        queue.put(*lock.lock().unwrap()).unwrap();
+    }
+    fn start(queue: Queue<u32>) {
+        for _ in 0..COUNT {
+            // Nobody else has this one.
+            let lock = Lock::new(5u32).unwrap();
+            broody::spawn(report, (Slow, queue.clone(), lock)).unwrap().detach().unwrap();
+        }
+        fork::exit_now(0);
+    }
+    let queue = Queue::<u32>::new().unwrap();
+    let _ = broody::spawn(start, queue.clone()).unwrap().wait();
+    for number in 0..COUNT {
+        let read = queue.get_timeout(Duration::from_secs(10));
+        assert!(matches!(read, Ok(5)), "number {number}: {read:?}");
+    }
+}
+
 #[test]
 fn blobs_go_with_their_last_holder() {
     check(HOST, &["memory", "blobs"]);

@@ -160,7 +160,7 @@ fn supervisor_dies_before_holder() {
     });
     let old = supervisor().unwrap();
     fork::kill_child(old, signals::SIGKILL).unwrap();
-    eventually("the supervisor is gone", || proc::stat(old).is_none_or(|stat| stat.letter == 'Z'));
+    eventually("the supervisor is gone", || proc::stat(old).unwrap().is_none_or(|stat| stat.letter == 'Z'));
     assert!(holder.is_alive() && waiter.is_alive());
     holder.kill().unwrap();
     assert!(told.wait(Some(SOME_SECONDS)).unwrap(), "the waiter has found out by itself");
@@ -178,7 +178,7 @@ fn holder_outlives_supervisor() {
     assert!(ready.wait(Some(PATIENCE)).unwrap());
     let old = supervisor().unwrap();
     fork::kill_child(old, signals::SIGKILL).unwrap();
-    eventually("the supervisor is gone", || proc::stat(old).is_none());
+    eventually("the supervisor is gone", || proc::stat(old).unwrap().is_none());
     // The next supervisor looks after what the last one may have left undone: that is not this one's.
     let starts =
         || broody::spawn(|(): ()| 7u32, ()).is_ok_and(|child| child.join().is_ok_and(|result| result == 7));

@@ -1,5 +1,7 @@
 //! Shared objects as values: passed to children of every start method, sent through queues, cloned, inherited, dropped.
 
+#![allow(unsafe_code)]
+
 use std::time::Duration;
 
 use broody::{
@@ -122,6 +124,100 @@ fn what_a_fork_inherits_outlives_its_parents_handle() {
 }
 
 #[test]
+fn what_a_fork_of_a_fork_inherits_outlives_the_handles_of_both() {
+    let (go, dropped) = (Event::new().unwrap(), Event::new().unwrap());
+    let inherited = Lock::new(41u32).unwrap();
+    let child = broody::fork({
+        let (go, dropped) = (go.clone(), dropped.clone());
+        // Moved: with the closure, this process drops its only handle.
+        move || {
+            let grandchild = broody::fork(|| {
+                go.wait(Some(PATIENCE)).unwrap();
+                *inherited.lock().unwrap() + 1
+            });
+            drop(inherited);
+            dropped.set().unwrap();
+            grandchild.unwrap().join().unwrap()
+        }
+    })
+    .unwrap();
+    assert!(dropped.wait(Some(PATIENCE)).unwrap());
+    go.set().unwrap();
+    assert_eq!(child.join().unwrap(), 42);
+}
+
+/// Runs `act` in a fork that knows nothing of broody, and `meanwhile` here. Whether `act` returned.
+fn in_raw_fork(act: impl FnOnce(), meanwhile: impl FnOnce()) -> bool {
+    // SAFETY: the child uses only what it inherits, and exits at once.
+    match unsafe { libc::fork() } {
+        0 => {
+            let panicked = panics(act);
+            // SAFETY: no exit function of the test's runs in the child.
+            unsafe { libc::_exit(panicked.into()) }
+        }
+        pid => {
+            meanwhile();
+            let mut status = 0;
+            // SAFETY: a child of this process, and a place for its status.
+            assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+            status == 0
+        }
+    }
+}
+
+/// Whether `act` panics.
+fn panics<R>(act: impl FnOnce() -> R) -> bool {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)).is_err()
+}
+
+#[test]
+fn a_fork_does_not_touch_what_is_another_object_by_now() {
+    type Things = (Event, Value<u64>, Lock<[u8; 10]>, Lock<[u8; 3000]>, [Array<u8>; 2], SharedMemory, Blob);
+    let make = || -> Things {
+        let arrays = [Array::new(&[1; 10]).unwrap(), Array::new(&[1; 3000]).unwrap()];
+        let (event, value) = (Event::new().unwrap(), Value::new(1).unwrap());
+        let (short, long) = (Lock::new([1; 10]).unwrap(), Lock::new([1; 3000]).unwrap());
+        let (memory, blob) = (SharedMemory::new(3000).unwrap(), Blob::new(&[1; 3000]).unwrap());
+        memory.write(0, &[1; 3000]).unwrap();
+        event.set().unwrap();
+        (event, value, short, long, arrays, memory, blob)
+    };
+    let try_all = |(event, value, short, long, arrays, memory, blob): &Things| {
+        assert!(panics(|| event.clear()) && panics(|| event.is_set()) && event.set().is_err());
+        assert!(panics(|| value.store(2)) && panics(|| value.load()) && panics(|| value.fetch_add(1)));
+        assert!(panics(|| value.compare_exchange(1, 2)) && value.set(2).is_err());
+        assert!(short.lock().is_err() && long.lock().is_err() && panics(|| long.is_locked()));
+        for array in arrays {
+            assert!(array.store(0, 2).is_err() && array.load(0).is_err() && array.fetch_add(0, 1).is_err());
+            assert!(array.get(0).is_err() && array.set(0, 2).is_err() && array.lock().is_err());
+        }
+        assert!(memory.write(0, &[2]).is_err() && memory.read(0, &mut [0]).is_err());
+        assert!(panics(|| memory.as_ptr()) && panics(|| blob.len()));
+    };
+    let things = std::cell::RefCell::new(Some(make()));
+    let (ready, others) = (Event::new().unwrap(), std::cell::OnceCell::new());
+    let refused = in_raw_fork(
+        || {
+            assert!(ready.wait(Some(PATIENCE)).unwrap());
+            try_all(things.borrow().as_ref().unwrap());
+        },
+        || {
+            drop(things.take());
+            // In the same places, as likely as not.
+            others.set(make()).unwrap();
+            ready.set().unwrap();
+        },
+    );
+    assert!(refused, "see above");
+    let (event, value, short, long, arrays, memory, blob) = others.get().unwrap();
+    let mut bytes = [0; 3000];
+    memory.read(0, &mut bytes).unwrap();
+    assert!(event.is_set() && value.load() == 1 && bytes == [1; 3000] && blob[..] == [1; 3000]);
+    assert!(*short.lock().unwrap() == [1; 10] && *long.lock().unwrap() == [1; 3000]);
+    assert!(arrays.iter().all(|array| array.lock().unwrap().iter().all(|item| *item == 1)));
+}
+
+#[test]
 fn objects_travel_through_queues_and_outlive_their_sender() {
     type Parcel = (Lock<u64>, Blob, Sender<u8>);
     let queue = Queue::<Parcel>::new().unwrap();
@@ -179,6 +275,15 @@ fn an_object_of_another_type_is_refused_by_the_receiver() {
     let error = queue.get().map(is_held).unwrap_err();
     assert!(error.to_string().contains("of this type"), "{error}");
     assert!(queue.is_empty());
+}
+
+#[test]
+fn what_is_longer_than_any_memory_is_an_error() {
+    let is_error = |error: Error| error.to_string().contains("memory");
+    assert!(is_error(SharedMemory::new(usize::MAX).unwrap_err()));
+    assert!(is_error(Array::<u8>::zeroed(usize::MAX).unwrap_err()));
+    assert!(is_error(Array::<u64>::zeroed(usize::MAX).unwrap_err()));
+    assert!(SharedMemory::create(&format!("broody-huge-{}", std::process::id()), usize::MAX).is_err());
 }
 
 #[test]

@@ -252,17 +252,29 @@ impl Handle<Barrier> {
     }
 
     /// How many have come and wait.
+    ///
+    /// # Panics
+    /// In a fork, when the object was gone before it was used there.
+    #[track_caller]
     pub fn waiting(&self) -> u32 {
-        self.words().waiting()
+        self.look().waiting()
     }
 
     /// How many parties meet.
+    ///
+    /// # Panics
+    /// In a fork, when the object was gone before it was used there.
+    #[track_caller]
     pub fn parties(&self) -> u32 {
-        self.words().parties()
+        self.look().parties()
     }
 
     /// Whether it is broken.
+    ///
+    /// # Panics
+    /// In a fork, when the object was gone before it was used there.
+    #[track_caller]
     pub fn is_broken(&self) -> bool {
-        self.words().is_broken()
+        self.look().is_broken()
     }
 }

@@ -91,13 +91,21 @@ impl Handle<Event> {
     }
 
     /// Clears the flag.
+    ///
+    /// # Panics
+    /// In a fork, when the object was gone before it was used there.
+    #[track_caller]
     pub fn clear(&self) {
-        self.words().clear();
+        self.look().clear();
     }
 
     /// Whether the flag is set.
+    ///
+    /// # Panics
+    /// In a fork, when the object was gone before it was used there.
+    #[track_caller]
     pub fn is_set(&self) -> bool {
-        self.words().is_set()
+        self.look().is_set()
     }
 
     /// See [`Event::wait`].

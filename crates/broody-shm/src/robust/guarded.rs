@@ -233,8 +233,12 @@ impl Handle<Guarded> {
     }
 
     /// Whether anybody holds it.
+    ///
+    /// # Panics
+    /// In a fork, when the object was gone before it was used there.
+    #[track_caller]
     pub fn is_locked(&self) -> bool {
-        self.words().word.holder().is_some()
+        self.look().word.holder().is_some()
     }
 
     /// Whether the calling thread holds it, as a recursive lock.
@@ -243,8 +247,12 @@ impl Handle<Guarded> {
     }
 
     /// How often its holder has taken it, as a recursive lock.
+    ///
+    /// # Panics
+    /// In a fork, when the object was gone before it was used there.
+    #[track_caller]
     pub fn depth(&self) -> u32 {
-        self.words().depth()
+        self.look().depth()
     }
 }
 

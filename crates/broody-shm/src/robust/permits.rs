@@ -210,12 +210,20 @@ impl Handle<Permits> {
     }
 
     /// How many permits are free.
+    ///
+    /// # Panics
+    /// In a fork, when the object was gone before it was used there.
+    #[track_caller]
     pub fn value(&self) -> u32 {
-        self.words().value(self.held().body())
+        self.look().value(self.held().body())
     }
 
     /// How many permits there are.
+    ///
+    /// # Panics
+    /// In a fork, when the object was gone before it was used there.
+    #[track_caller]
     pub fn count(&self) -> u32 {
-        self.words().count()
+        self.look().count()
     }
 }

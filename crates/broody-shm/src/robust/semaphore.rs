@@ -132,7 +132,11 @@ impl Handle<Semaphore> {
     }
 
     /// How many tokens there are.
+    ///
+    /// # Panics
+    /// In a fork, when the object was gone before it was used there.
+    #[track_caller]
     pub fn value(&self) -> u32 {
-        self.words().value()
+        self.look().value()
     }
 }

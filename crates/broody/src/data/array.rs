@@ -93,6 +93,7 @@ impl<T: Pod> Array<T> {
     }
 
     fn lock_until(&self, deadline: Deadline) -> LockResult<ArrayGuard<'_, T>> {
+        self.guardian.keep_apart().map_err(LockError::Failed)?;
         let acquired = self.guardian.lock().acquire(deadline);
         let acquired =
             acquired.map_err(|error| LockError::Failed(error.into()))?.ok_or(LockError::TimedOut)?;
@@ -123,13 +124,14 @@ impl<T: Pod> Array<T> {
 
 impl<T: Atomic> Array<T> {
     fn checked(&self, index: usize) -> Result<std::ptr::NonNull<T>> {
+        self.guardian.keep()?;
         if index < self.len() { Ok(self.guardian.item(index)) } else { Err(out_of_bounds(index, self.len())) }
     }
 
     /// The item `index`, without the lock.
     ///
     /// # Errors
-    /// [`Invalid`](Error::Invalid) behind the end.
+    /// [`Invalid`](Error::Invalid) behind the end; [`Memory`](Error::Memory) in a fork, after it was gone.
     pub fn load(&self, index: usize) -> Result<T> {
         self.checked(index).map(T::load)
     }
@@ -137,7 +139,7 @@ impl<T: Atomic> Array<T> {
     /// Puts another item there, without the lock.
     ///
     /// # Errors
-    /// [`Invalid`](Error::Invalid) behind the end.
+    /// [`Invalid`](Error::Invalid) behind the end; [`Memory`](Error::Memory) in a fork, after it was gone.
     pub fn store(&self, index: usize, value: T) -> Result<()> {
         self.checked(index).map(|place| T::store(place, value))
     }
@@ -145,7 +147,7 @@ impl<T: Atomic> Array<T> {
     /// Adds to the item `index`, without the lock; wraps around. Gives the item before.
     ///
     /// # Errors
-    /// [`Invalid`](Error::Invalid) behind the end.
+    /// [`Invalid`](Error::Invalid) behind the end; [`Memory`](Error::Memory) in a fork, after it was gone.
     pub fn fetch_add(&self, index: usize, value: T) -> Result<T> {
         self.checked(index).map(|place| T::fetch_add(place, value))
     }

@@ -67,6 +67,25 @@ impl Guardian {
         &self.lock
     }
 
+    /// Sees to it that the data is there, and stays. To be asked before the data is used: in a fork it may be gone, and its place another's.
+    #[inline]
+    pub(crate) fn keep(&self) -> Result<()> {
+        Ok(self.apart.as_ref().unwrap_or(self.lock.held()).keep()?)
+    }
+
+    /// As [`keep`](Self::keep), where the lock is taken, which sees to itself.
+    #[inline]
+    pub(crate) fn keep_apart(&self) -> Result<()> {
+        Ok(self.apart.as_ref().map_or(Ok(()), |apart| apart.keep())?)
+    }
+
+    /// As [`keep`](Self::keep), for what has no way to tell of an error.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn must_keep(&self) {
+        self.apart.as_ref().unwrap_or(self.lock.held()).must_keep();
+    }
+
     /// What the type of the data is called.
     pub(crate) fn tag(&self) -> u64 {
         self.lock.held().tag()
@@ -77,7 +96,7 @@ impl Guardian {
         self.length
     }
 
-    /// The address of the item `index` of so many as there are.
+    /// The address of the item `index` of so many as there are. The caller has seen to it that they are kept.
     pub(crate) fn item<T: Pod>(&self, index: usize) -> NonNull<T> {
         const { assert!(align_of::<T>() <= ALIGNMENT, "data in shared memory is aligned to at most 64 bytes") };
         let end = index.checked_add(1).and_then(|end| end.checked_mul(size_of::<T>()));

@@ -138,14 +138,20 @@ impl SharedMemory {
 
     /// The first byte. Valid for reads and writes of [`len`](Self::len) bytes as long as this, or a clone of it, lives; whoever uses it
     /// answers for what other processes do at the same time.
+    ///
+    /// # Panics
+    /// In a fork, when the memory was gone before it was used there.
     pub fn as_ptr(&self) -> *mut u8 {
+        if self.0.named.is_none() {
+            self.0.held.must_keep();
+        }
         self.start().as_ptr()
     }
 
     /// Copies bytes from `offset` on into `bytes`.
     ///
     /// # Errors
-    /// [`Invalid`](Error::Invalid) where that would be behind the end.
+    /// [`Invalid`](Error::Invalid) where that would be behind the end; [`Memory`](Error::Memory) in a fork, after it was gone.
     pub fn read(&self, offset: usize, bytes: &mut [u8]) -> Result<()> {
         let start = self.at(offset, bytes.len())?;
         // SAFETY: so many bytes are there. Another process may write to them meanwhile: what is read then is some mixture, of bytes, for
@@ -157,7 +163,7 @@ impl SharedMemory {
     /// Copies `bytes` to `offset`.
     ///
     /// # Errors
-    /// [`Invalid`](Error::Invalid) where that would be behind the end.
+    /// [`Invalid`](Error::Invalid) where that would be behind the end; [`Memory`](Error::Memory) in a fork, after it was gone.
     pub fn write(&self, offset: usize, bytes: &[u8]) -> Result<()> {
         let start = self.at(offset, bytes.len())?;
         // SAFETY: as in `read`.
@@ -172,6 +178,10 @@ impl SharedMemory {
                 self.len()
             );
             return Err(Error::Invalid { what });
+        }
+        // A file is there as long as it is mapped; what is in the arena may be gone in a fork, and its place another's.
+        if self.0.named.is_none() {
+            self.0.held.keep()?;
         }
         // SAFETY: within the memory.
         Ok(unsafe { self.start().add(offset) })

@@ -91,21 +91,32 @@ impl<T: Pod> Value<T> {
 }
 
 impl<T: Atomic> Value<T> {
+    #[track_caller]
     fn place(&self) -> NonNull<T> {
+        self.0.guardian().must_keep();
         self.0.guardian().item(0)
     }
 
     /// The value, without the lock.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn load(&self) -> T {
         T::load(self.place())
     }
 
     /// Puts another value there, without the lock.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn store(&self, value: T) {
         T::store(self.place(), value);
     }
 
     /// Adds, without the lock; wraps around. Gives the value before.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn fetch_add(&self, value: T) -> T {
         T::fetch_add(self.place(), value)
     }
@@ -114,6 +125,9 @@ impl<T: Atomic> Value<T> {
     ///
     /// # Errors
     /// The value, unless it was `current`.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn compare_exchange(&self, current: T, new: T) -> Result<T, T> {
         T::compare_exchange(self.place(), current, new)
     }

@@ -73,16 +73,25 @@ impl Barrier {
     }
 
     /// How many wait, at this instant.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn waiting(&self) -> u32 {
         self.0.waiting()
     }
 
     /// How many parties it is for.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn parties(&self) -> u32 {
         self.0.parties()
     }
 
     /// Whether it is broken.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn is_broken(&self) -> bool {
         self.0.is_broken()
     }

@@ -40,11 +40,17 @@ impl Event {
     }
 
     /// Clears the flag.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn clear(&self) {
         self.0.clear();
     }
 
     /// Whether the flag is set, at this instant.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn is_set(&self) -> bool {
         self.0.is_set()
     }

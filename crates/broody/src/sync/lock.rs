@@ -96,7 +96,8 @@ impl<T: Pod> Clone for Lock<T> {
 
 impl<T: Pod> std::fmt::Debug for Lock<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lock").field("locked", &self.is_locked()).finish_non_exhaustive()
+        let locked = self.guardian.lock().held().keep().map(|()| self.is_locked());
+        f.debug_struct("Lock").field("locked", &locked.unwrap_or(false)).finish_non_exhaustive()
     }
 }
 
@@ -150,6 +151,7 @@ impl<T: Pod> Lock<T> {
             let guard = LockGuard { lock: self, held, not_send: PhantomData };
             if acquired.owner_died { Err(LockError::OwnerDied(guard)) } else { Ok(guard) }
         };
+        self.guardian.keep_apart().map_err(LockError::Failed)?;
         match self.guardian.lock().hold(deadline) {
             Ok(Some(acquired)) => guard(acquired),
             Ok(None) => Err(LockError::TimedOut),
@@ -158,6 +160,9 @@ impl<T: Pod> Lock<T> {
     }
 
     /// Whether anybody holds the lock, at this instant.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn is_locked(&self) -> bool {
         self.guardian.lock().is_locked()
     }
@@ -278,6 +283,9 @@ impl BareLock {
     }
 
     /// Whether anybody has the lock, at this instant.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn locked(&self) -> bool {
         self.0.is_locked()
     }

@@ -71,6 +71,9 @@ impl RLock {
     }
 
     /// Whether anybody has it, at this instant.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn locked(&self) -> bool {
         self.0.is_locked()
     }
@@ -81,6 +84,9 @@ impl RLock {
     }
 
     /// How often its holder has taken it.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn depth(&self) -> u32 {
         self.0.depth()
     }

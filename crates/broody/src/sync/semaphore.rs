@@ -65,6 +65,9 @@ impl Semaphore {
     }
 
     /// How many tokens there are, at this instant.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn value(&self) -> u32 {
         self.0.value()
     }
@@ -127,6 +130,9 @@ impl BoundedSemaphore {
     }
 
     /// How many permits are free, at this instant.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn value(&self) -> u32 {
         self.0.value()
     }
