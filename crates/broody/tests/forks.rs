@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use broody::{Child, Queue, wait};
+use broody::{Array, Child, Error, Lock, LockError, Queue, RLock, wait};
 
 /// Long enough that only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -50,4 +50,47 @@ fn a_fork_watches_a_queue_that_its_parent_watches() {
     queue.put(7).unwrap();
     assert_eq!(child.join().unwrap(), 7);
     assert!(wait(&[&queue], Some(Duration::ZERO)).unwrap().is_empty());
+}
+
+fn panics_about_the_guard<R: serde::Serialize + serde::de::DeserializeOwned>(child: Child<R>) {
+    match child.join() {
+        Err(Error::Panicked { message, .. }) => assert!(message.contains("guard"), "{message}"),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("the value was reached without the lock"),
+    }
+}
+
+#[test]
+fn a_guard_in_a_fork_does_not_reach_the_value() {
+    let lock = Lock::new(0u64).unwrap();
+    let mut guard = lock.lock().unwrap();
+    panics_about_the_guard(broody::fork(move || *guard += 1).unwrap());
+    let guard = lock.lock().unwrap();
+    panics_about_the_guard(broody::fork(|| *guard).unwrap());
+    assert_eq!(*guard, 0);
+    let array = Array::new(&[1u32, 2]).unwrap();
+    let mut guard = array.lock().unwrap();
+    panics_about_the_guard(broody::fork(move || guard[0] = 5).unwrap());
+    assert_eq!(array.get(0).unwrap(), 1);
+}
+
+#[test]
+fn a_guard_in_a_fork_does_not_give_back_what_the_fork_has_taken_since() {
+    let (lock, array, recursive) =
+        (Lock::new(0u8).unwrap(), Array::new(&[0u8]).unwrap(), RLock::new().unwrap());
+    let guards = (lock.lock().unwrap(), array.lock().unwrap(), recursive.lock().unwrap());
+    let (lock, array, recursive) = (&lock, &array, &recursive);
+    let child = broody::fork(move || {
+        // The parent gives its own back, as it was moved out of there, and these are copies.
+        let _here = (lock.lock().unwrap(), array.lock().unwrap(), recursive.lock().unwrap());
+        drop(guards);
+        let is_held = std::thread::scope(|scope| {
+            let look =
+                || (matches!(array.lock_timeout(Duration::ZERO), Err(LockError::TimedOut)), lock.is_locked());
+            scope.spawn(look).join().unwrap()
+        });
+        (is_held, recursive.depth())
+    })
+    .unwrap();
+    assert_eq!(child.join().unwrap(), ((true, true), 1));
 }

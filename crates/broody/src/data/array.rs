@@ -4,13 +4,14 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
+use broody_shm::robust::guarded::Held;
 use broody_shm::sync::Deadline;
 use bytemuck::Pod;
 
 use super::guardian::{Guardian, out_of_bounds};
 use super::value::Atomic;
 use crate::handle::tag_of;
-use crate::sync::{LockError, LockResult};
+use crate::sync::{LockError, LockResult, not_here};
 use crate::{Error, Result};
 
 /// A fixed number of values in shared memory, with one lock, as Python's `multiprocessing.Array`.
@@ -93,10 +94,10 @@ impl<T: Pod> Array<T> {
     }
 
     fn lock_until(&self, deadline: Deadline) -> LockResult<ArrayGuard<'_, T>> {
-        let acquired = self.guardian.lock().acquire(deadline);
-        let acquired =
-            acquired.map_err(|error| LockError::Failed(error.into()))?.ok_or(LockError::TimedOut)?;
-        let guard = ArrayGuard { array: self, not_send: PhantomData };
+        let acquired = self.guardian.lock().hold(deadline);
+        let acquired = acquired.map_err(|error| LockError::Failed(error.into()))?;
+        let (acquired, held) = acquired.ok_or(LockError::TimedOut)?;
+        let guard = ArrayGuard { array: self, held, not_send: PhantomData };
         if acquired.owner_died { Err(LockError::OwnerDied(guard)) } else { Ok(guard) }
     }
 
@@ -172,32 +173,45 @@ impl<'de, T: Pod> serde::Deserialize<'de> for Array<T> {
 #[must_use = "the lock is given back when this is dropped"]
 pub struct ArrayGuard<'a, T: Pod> {
     array: &'a Array<T>,
+    held: Held,
+    /// Only the thread that has it gives it back.
     not_send: PhantomData<*const ()>,
+}
+
+impl<T: Pod> ArrayGuard<'_, T> {
+    /// # Panics
+    /// In a fork of the process that has the lock.
+    fn assert_here(&self) {
+        if !self.held.is_here() {
+            not_here();
+        }
+    }
 }
 
 impl<T: Pod> Deref for ArrayGuard<'_, T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
+        self.assert_here();
         self.array.guardian.items()
     }
 }
 
 impl<T: Pod> DerefMut for ArrayGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut [T] {
+        self.assert_here();
         self.array.guardian.items_mut()
     }
 }
 
 impl<T: Pod> Drop for ArrayGuard<'_, T> {
     fn drop(&mut self) {
-        // `false`, or an error, in a fork: there it is not held.
-        let _ = self.array.guardian.lock().release();
+        self.array.guardian.lock().let_go(self.held);
     }
 }
 
 impl<T: Pod + std::fmt::Debug> std::fmt::Debug for ArrayGuard<'_, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        (**self).fmt(f)
+        if self.held.is_here() { (**self).fmt(f) } else { f.write_str("ArrayGuard of another process") }
     }
 }

@@ -53,7 +53,11 @@ impl Condition {
     ///
     /// # Errors
     /// Those of [`Lock::lock`](crate::Lock::lock), when the lock is taken again.
+    ///
+    /// # Panics
+    /// In a fork, with a guard of the process that it was forked from.
     pub fn wait<'a, T: Pod>(&self, guard: LockGuard<'a, T>) -> LockResult<LockGuard<'a, T>> {
+        guard.assert_here();
         let lock = guard.lock();
         let waited = self.0.wait(Deadline::Never, move || drop(guard), || lock.lock());
         waited.map_err(|error| LockError::Failed(error.into()))?.1
@@ -68,6 +72,7 @@ impl Condition {
         guard: LockGuard<'a, T>,
         limit: Duration,
     ) -> LockResult<(LockGuard<'a, T>, bool)> {
+        guard.assert_here();
         let lock = guard.lock();
         let waited = self.0.wait(Deadline::after(limit), move || drop(guard), || lock.lock());
         let (notified, locked) = waited.map_err(|error| LockError::Failed(error.into()))?;

@@ -165,7 +165,8 @@ impl<T: Pod> Lock<T> {
 
 /// A lock that is held; dropping this gives it back.
 ///
-/// In a fork that was made while the lock was held, this is a copy that holds nothing: the lock is the parent's.
+/// In a fork that was made while the lock was held, this is a copy that holds nothing: the lock is the parent's. There the value cannot be
+/// reached through it: that is a panic.
 #[must_use = "the lock is given back when this is dropped"]
 pub struct LockGuard<'a, T: Pod> {
     lock: &'a Lock<T>,
@@ -179,6 +180,15 @@ impl<'a, T: Pod> LockGuard<'a, T> {
     pub fn lock(&self) -> &'a Lock<T> {
         self.lock
     }
+
+    /// # Panics
+    /// In a fork of the process that has the lock.
+    #[inline]
+    pub(crate) fn assert_here(&self) {
+        if !self.held.is_here() {
+            not_here();
+        }
+    }
 }
 
 impl<T: Pod> Deref for LockGuard<'_, T> {
@@ -186,6 +196,7 @@ impl<T: Pod> Deref for LockGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
+        self.assert_here();
         self.lock.guardian.value()
     }
 }
@@ -193,6 +204,7 @@ impl<T: Pod> Deref for LockGuard<'_, T> {
 impl<T: Pod> DerefMut for LockGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
+        self.assert_here();
         self.lock.guardian.value_mut()
     }
 }
@@ -206,8 +218,14 @@ impl<T: Pod> Drop for LockGuard<'_, T> {
 
 impl<T: Pod + std::fmt::Debug> std::fmt::Debug for LockGuard<'_, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        (**self).fmt(f)
+        if self.held.is_here() { (**self).fmt(f) } else { f.write_str("LockGuard of another process") }
     }
+}
+
+#[cold]
+#[inline(never)]
+pub(crate) fn not_here() -> ! {
+    panic!("this guard is of a lock that the process which was forked holds, not this one: lock it here")
 }
 
 impl<T: Pod> serde::Serialize for Lock<T> {

@@ -4,7 +4,8 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use broody_shm::handle::Handle;
-use broody_shm::robust::guarded::Guarded;
+use broody_shm::robust::guarded::{Guarded, Held};
+use broody_shm::sync::Deadline;
 
 use super::lock::{OwnerDied, deadline};
 use crate::handle::sent_as_handle;
@@ -43,9 +44,10 @@ impl RLock {
     /// [`OwnerDied`](Error::OwnerDied) when the holder before was ended while it held it (and then it is free again);
     /// [`Memory`](Error::Memory) in a fork, after it was gone.
     pub fn lock(&self) -> Result<RLockGuard<'_>> {
-        let died = self.acquire(None)?;
-        let guard = RLockGuard { lock: self, not_send: PhantomData };
-        if died == Some(OwnerDied(true)) { Err(Error::OwnerDied) } else { Ok(guard) }
+        let (acquired, held) =
+            self.0.hold_again(Deadline::Never)?.ok_or(Error::TimedOut { what: "the lock" })?;
+        let guard = RLockGuard { lock: self, held, not_send: PhantomData };
+        if acquired.owner_died { Err(Error::OwnerDied) } else { Ok(guard) }
     }
 
     /// Takes the lock, waiting at most for `limit` if there is one; `Some(Duration::ZERO)` only tries. `None` when it was not free in time;
@@ -94,17 +96,18 @@ sent_as_handle!(RLock; |lock| lock.0.held(), |held| {
     if held.tag() == RECURSIVE { Handle::from_held(held).map(RLock) } else { None }
 });
 
-/// A recursive lock that is held; dropping this gives it back once.
+/// A recursive lock that is held; dropping this gives it back once. In a fork, this is a copy that holds nothing.
 #[derive(Debug)]
 #[must_use = "the lock is given back when this is dropped"]
 pub struct RLockGuard<'a> {
     lock: &'a RLock,
+    held: Held,
+    /// Only the thread that has it gives it back.
     not_send: PhantomData<*const ()>,
 }
 
 impl Drop for RLockGuard<'_> {
     fn drop(&mut self) {
-        // An error, in a fork: there it is not held.
-        let _ = self.lock.release();
+        self.lock.0.let_go_once(self.held);
     }
 }
