@@ -59,6 +59,8 @@ fn work(arena: &'static Arena, state: &Mutex<State>) {
         let watched: Vec<_> = locked.watched.iter().filter_map(Weak::upgrade).collect();
         drop(locked);
         for watch in watched {
+            // Another process may have been faster: then nobody rings for what comes next, unless it is asked to.
+            watch.look_again();
             watch.tell();
         }
         arena.await_bell(rung);
