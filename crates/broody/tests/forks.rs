@@ -70,7 +70,7 @@ fn a_guard_in_a_fork_does_not_reach_the_value() {
     assert_eq!(*guard, 0);
     let array = Array::new(&[1u32, 2]).unwrap();
     let mut guard = array.lock().unwrap();
-    panics_about_the_guard(broody::fork(move || guard[0] = 5).unwrap());
+    panics_about_the_guard(broody::fork(move || guard.set(0, 5).unwrap()).unwrap());
     assert_eq!(array.get(0).unwrap(), 1);
 }
 

@@ -87,7 +87,7 @@ fn everything_is_a_value_for_every_start_method() {
         assert_eq!(ours.receive().unwrap(), 71);
         assert!(matches!(ours.receive(), Err(Error::Closed { .. })));
         assert_eq!(value.get().unwrap(), 7);
-        assert_eq!(*array.lock().unwrap(), [0, 9, 0]);
+        assert_eq!(array.lock().unwrap().to_vec(), [0, 9, 0]);
         let mut here = [0; 4];
         memory.read(3, &mut here).unwrap();
         assert_eq!(&here, b"here");

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use broody_shm::handle::Handle;
 use broody_shm::robust::guarded::{Guarded, Held};
-use broody_shm::robust::lock::Acquired;
 use broody_shm::sync::Deadline;
 use bytemuck::Pod;
 
@@ -115,10 +114,6 @@ impl<T: Pod> Lock<T> {
         fits.then_some(Self { guardian, value: PhantomData })
     }
 
-    pub(crate) fn guardian(&self) -> &Guardian {
-        &self.guardian
-    }
-
     /// Waits for the lock.
     ///
     /// # Errors
@@ -146,15 +141,7 @@ impl<T: Pod> Lock<T> {
 
     #[inline]
     fn lock_until(&self, deadline: Deadline) -> LockResult<LockGuard<'_, T>> {
-        let guard = |(acquired, held): (Acquired, Held)| {
-            let guard = LockGuard { lock: self, held, not_send: PhantomData };
-            if acquired.owner_died { Err(LockError::OwnerDied(guard)) } else { Ok(guard) }
-        };
-        match self.guardian.lock().hold(deadline) {
-            Ok(Some(acquired)) => guard(acquired),
-            Ok(None) => Err(LockError::TimedOut),
-            Err(error) => Err(LockError::Failed(error.into())),
-        }
+        self.guardian.hold(deadline, |held| LockGuard { lock: self, held, not_send: PhantomData })
     }
 
     /// Whether anybody holds the lock, at this instant.
