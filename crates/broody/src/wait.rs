@@ -61,7 +61,7 @@ impl<'a> Source<'a> {
 }
 
 /// Waits until at least one of `things` is ready, at most for `limit` if there is one. Gives the indices of those that are, in their order; none
-/// when the time was over.
+/// when the time was over, and at once where there are no things.
 ///
 /// A queue or pipe is ready when there is something to be taken, or when it is closed; a process when it has ended; a descriptor when
 /// it is readable. As Python's `multiprocessing.connection.wait`.
@@ -81,6 +81,9 @@ impl<'a> Source<'a> {
 /// # Errors
 /// [`Os`](crate::Error::Os) when there are no descriptors left.
 pub fn wait(things: &[&dyn Waitable], limit: Option<Duration>) -> Result<Vec<usize>> {
+    if things.is_empty() {
+        return Ok(Vec::new());
+    }
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     let sources = things.iter().map(|thing| thing.source()).collect::<Result<Vec<_>>>()?;
     loop {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use broody::{Event, Lock, Queue, wait};
+use broody::{Error, Event, Lock, Queue, wait};
 use serde::ser::SerializeTuple;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -86,4 +86,49 @@ fn a_value_that_uses_a_queue_while_it_is_encoded_keeps_its_handles() {
     assert!(second.is_set());
     let (note, lock) = log.get().unwrap();
     assert_eq!((note.len(), *lock.lock().unwrap()), (500, 3));
+}
+
+/// A number that cannot be decoded if it is odd.
+#[derive(Debug, PartialEq, Serialize)]
+struct Even(u8);
+
+impl<'de> Deserialize<'de> for Even {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = u8::deserialize(deserializer)?;
+        if number % 2 == 0 { Ok(Self(number)) } else { Err(serde::de::Error::custom("it is odd")) }
+    }
+}
+
+#[test]
+fn a_value_that_cannot_be_decoded_takes_no_other_one_with_it() {
+    let queue = Queue::<Even>::new().unwrap();
+    let is_right = |(index, got): (usize, &broody::Result<Even>)| match got {
+        Ok(Even(number)) => index % 2 == 0 && usize::from(*number) == index,
+        Err(error) => index % 2 == 1 && matches!(error, Error::Decode { .. }),
+    };
+    queue.put_many((0..5).map(Even)).unwrap();
+    let got = queue.get_many(10).unwrap();
+    assert!(got.len() == 5 && got.iter().enumerate().all(is_right), "{got:?}");
+    queue.put_many((0..5).map(Even)).unwrap();
+    queue.close();
+    let got: Vec<_> = queue.iter().collect();
+    assert!(got.len() == 5 && got.iter().enumerate().all(is_right), "{got:?}");
+    assert!(matches!(queue.get_many(10), Err(Error::Closed { .. })));
+}
+
+#[test]
+fn values_without_bytes_are_put_before_all_of_them_are_collected() {
+    const MANY: usize = 10_000;
+    let queue = Queue::<()>::new().unwrap();
+    let mut seen = 0;
+    // A queue without bounds takes what it is given: what is given is there before the end.
+    let values = (0..MANY).map(|_| seen = seen.max(queue.len()));
+    queue.put_many(values).unwrap();
+    assert!(queue.len() == MANY && seen >= MANY / 2, "{seen}");
+}
+
+#[test]
+fn waiting_for_nothing_ends_at_once() {
+    assert!(wait(&[], None).unwrap().is_empty());
+    assert!(wait(&[], Some(PATIENCE)).unwrap().is_empty());
 }

@@ -88,12 +88,18 @@ impl BytesQueue {
     /// Makes a queue of at most `messages` messages and at most `bytes` bytes of them.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// [`Invalid`](Error::Invalid) for a bound of 0, and as [`new`](Self::new).
     pub fn bounded(messages: Option<u32>, bytes: Option<u64>) -> Result<Self> {
         Self::with(Limits { messages, bytes, refuse_long: true }, RAW, false)
     }
 
     pub(super) fn with(limits: Limits, tag: u64, counts_tasks: bool) -> Result<Self> {
+        // In shared memory, 0 is no bound.
+        if limits.messages == Some(0) || limits.bytes == Some(0) {
+            return Err(Error::Invalid {
+                what: "a queue needs room for at least one message and one byte".to_owned(),
+            });
+        }
         Ok(Self(Core::new(queue::Queue::new(memory::arena()?, limits, tag, counts_tasks)?)))
     }
 

@@ -72,7 +72,7 @@ impl<T: Serialize + DeserializeOwned> JoinableQueue<T> {
     /// # Errors
     /// As [`QueueBuilder::build`].
     pub fn with(builder: QueueBuilder<T>) -> Result<Self> {
-        Queue::with(builder.checked()?, tag_of::<T>() ^ JOINABLE, true).map(Self)
+        Queue::with(builder.limits, tag_of::<T>() ^ JOINABLE, true).map(Self)
     }
 
     /// Puts a task, waiting for room if the queue is full.

@@ -41,7 +41,7 @@ impl<'de> Deserialize<'de> for Anchor {
 /// # broody::init();
 /// let (sender, receiver) = broody::channel::<String>()?;
 /// let child = broody::spawn(|sender: broody::Sender<String>| sender.send("hello".to_owned()).unwrap(), sender)?;
-/// assert_eq!(receiver.iter().collect::<Vec<_>>(), ["hello"]);
+/// assert_eq!(receiver.iter().collect::<Result<Vec<_>, _>>()?, ["hello"]);
 /// child.join()?;
 /// # Ok::<(), broody::Error>(())
 /// ```
@@ -164,7 +164,7 @@ impl<T: Serialize + DeserializeOwned> Receiver<T> {
         !self.queue.is_empty() || self.queue.is_closed()
     }
 
-    /// Receives values until nobody can send any more.
+    /// Receives values until nobody can send any more. See [`Iter`](super::Iter).
     pub fn iter(&self) -> super::Iter<'_, T> {
         self.queue.iter()
     }

@@ -27,14 +27,15 @@ use crate::{Error, Result, codec};
 /// let (tasks, results) = (Queue::<u64>::new()?, Queue::<u64>::new()?);
 /// fn work((tasks, results): (Queue<u64>, Queue<u64>)) {
 ///     for task in &tasks {
-///         results.put(&(task * task)).unwrap();
+///         let task = task.unwrap();
+///         results.put(task * task).unwrap();
 ///     }
 /// }
 /// let child = broody::spawn(work, (tasks.clone(), results.clone()))?;
 /// tasks.put_many([1, 2, 3])?;
 /// tasks.close();
 /// child.join()?;
-/// assert_eq!(results.get_many(10)?, [1, 4, 9]);
+/// assert_eq!(results.get_many(10)?.into_iter().collect::<Result<Vec<_>, _>>()?, [1, 4, 9]);
 /// # Ok::<(), broody::Error>(())
 /// ```
 pub struct Queue<T> {
@@ -58,7 +59,7 @@ impl<T> std::fmt::Debug for Queue<T> {
 #[derive(Debug, Clone, Copy)]
 #[must_use = "a builder makes nothing until `build` is called"]
 pub struct QueueBuilder<T> {
-    limits: Limits,
+    pub(super) limits: Limits,
     value: PhantomData<fn(T) -> T>,
 }
 
@@ -81,16 +82,7 @@ impl<T> QueueBuilder<T> {
     /// # Errors
     /// [`Invalid`](Error::Invalid) for a bound of 0; [`Memory`](Error::Memory) when there is no memory for it.
     pub fn build(self) -> Result<Queue<T>> {
-        Queue::with(self.checked()?, tag_of::<T>(), false)
-    }
-
-    pub(super) fn checked(self) -> Result<Limits> {
-        if self.limits.messages == Some(0) || self.limits.bytes == Some(0) {
-            return Err(Error::Invalid {
-                what: "a queue needs room for at least one message and one byte".to_owned(),
-            });
-        }
-        Ok(self.limits)
+        Queue::with(self.limits, tag_of::<T>(), false)
     }
 }
 
@@ -229,14 +221,16 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
     /// # Errors
     /// As [`put`](Self::put). The values before the one that failed may have been put.
     pub fn put_many<V: Borrow<T>>(&self, values: impl IntoIterator<Item = V>) -> Result<()> {
-        /// Encoded and put together, in bytes.
+        /// Encoded and put together: so many bytes, and so many values.
         const BATCH: usize = 8 * 1024;
+        const MOST: usize = 1024;
         let mut values = values.into_iter().peekable();
         with_buffer(|buffer| {
             while values.peek().is_some() {
                 buffer.clear();
                 let mut parts = Vec::new();
                 while buffer.len() < BATCH
+                    && parts.len() < MOST
                     && let Some(value) = values.next()
                 {
                     let start = buffer.len();
@@ -314,11 +308,12 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
         })
     }
 
-    /// Takes up to `most` values that are there, waiting for the first one.
+    /// Takes up to `most` values that are there, waiting for the first one. Each of them is a result of its own: one that cannot be decoded is
+    /// [`Decode`](Error::Decode), and takes no other one with it.
     ///
     /// # Errors
-    /// As [`get`](Self::get).
-    pub fn get_many(&self, most: usize) -> Result<Vec<T>> {
+    /// As [`get`](Self::get), when nothing was taken.
+    pub fn get_many(&self, most: usize) -> Result<Vec<Result<T>>> {
         if most == 0 {
             return Ok(Vec::new());
         }
@@ -331,16 +326,16 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
             });
             self.core().after_take();
             taken.map_err(|error| explain(error, "a message in the queue"))?;
-            parts
+            Ok(parts
                 .iter()
                 .map(|(range, taken)| decode(taken.blob.as_deref().unwrap_or(&buffer[range.clone()])))
-                .collect()
+                .collect())
         })
     }
 
-    /// Takes values until the queue is closed and empty.
+    /// Takes values until the queue is closed and empty. See [`Iter`].
     pub fn iter(&self) -> Iter<'_, T> {
-        Iter { queue: self }
+        Iter { queue: self, over: false }
     }
 }
 
@@ -362,23 +357,32 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
 }
 
 /// The values of a queue, until it is closed. Made by [`Queue::iter`].
+///
+/// A value that cannot be decoded is [`Decode`](Error::Decode), and the next one comes after it. After any other error, of a queue that cannot
+/// be used, nothing comes.
 #[derive(Debug)]
 pub struct Iter<'a, T> {
     queue: &'a Queue<T>,
+    over: bool,
 }
 
 impl<T: Serialize + DeserializeOwned> Iterator for Iter<'_, T> {
-    type Item = T;
+    type Item = Result<T>;
 
-    /// The next value. A value that cannot be decoded, and a queue that cannot be used, end the iteration as a closed one does: use
-    /// [`Queue::get`] to tell them apart.
-    fn next(&mut self) -> Option<T> {
-        self.queue.get().ok()
+    fn next(&mut self) -> Option<Result<T>> {
+        if self.over {
+            return None;
+        }
+        let next = self.queue.get();
+        self.over = !matches!(next, Ok(_) | Err(Error::Decode { .. }));
+        if let Err(Error::Closed { .. }) = next { None } else { Some(next) }
     }
 }
 
+impl<T: Serialize + DeserializeOwned> std::iter::FusedIterator for Iter<'_, T> {}
+
 impl<'a, T: Serialize + DeserializeOwned> IntoIterator for &'a Queue<T> {
-    type Item = T;
+    type Item = Result<T>;
     type IntoIter = Iter<'a, T>;
 
     fn into_iter(self) -> Iter<'a, T> {

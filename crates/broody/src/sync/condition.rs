@@ -7,7 +7,7 @@ use broody_shm::robust::condition;
 use broody_shm::sync::Deadline;
 use bytemuck::Pod;
 
-use super::lock::{LockError, LockGuard, LockResult, deadline};
+use super::lock::{LockError, LockGuard, LockResult, OwnerDied, deadline};
 use super::recursive::RLock;
 use crate::handle::sent_as_handle;
 use crate::{Error, Result, memory};
@@ -106,11 +106,12 @@ impl Condition {
     }
 
     /// As Python's `Condition.wait` with its default lock: gives `lock` back however often this thread has taken it, waits for a notification at
-    /// most for `limit` if there is one, and takes it as often again. Whether a notification came.
+    /// most for `limit` if there is one, and takes it as often again. Whether a notification came, and whether somebody died meanwhile while he
+    /// held the lock: this thread has it all the same.
     ///
     /// # Errors
     /// [`NotHeld`](Error::NotHeld) when the calling thread does not have the lock.
-    pub fn wait_with(&self, lock: &RLock, limit: Option<Duration>) -> Result<bool> {
+    pub fn wait_with(&self, lock: &RLock, limit: Option<Duration>) -> Result<(bool, OwnerDied)> {
         if !lock.is_mine() {
             return Err(Error::NotHeld { what: "condition's lock", by: "by this thread" });
         }
@@ -118,8 +119,7 @@ impl Condition {
         let release = || depth.set(lock.handle().release_all().unwrap_or(0));
         let (notified, acquired) =
             self.0.wait(deadline(limit), release, || lock.handle().acquire_all(depth.get()))?;
-        acquired?;
-        Ok(notified)
+        Ok((notified, OwnerDied(acquired?.owner_died)))
     }
 
     /// Notifies one waiter, the one that has waited longest. Whether there was one.
