@@ -107,6 +107,16 @@ fn a_killed_holder_frees_its_recursive_lock_however_often_it_has_taken_it() {
     assert_eq!(lock.depth(), 1);
     lock.release().unwrap();
     assert!(lock.lock().is_ok() && !lock.locked());
+    ready.clear();
+    let child = broody::spawn(hold, (lock.clone(), ready.clone())).unwrap();
+    await_ready(&ready);
+    assert!(matches!(lock.try_lock(), Err(LockError::TimedOut)));
+    kill(&child);
+    match lock.lock_timeout(PATIENCE) {
+        Err(LockError::OwnerDied(_guard)) => assert_eq!(lock.depth(), 1),
+        other => panic!("{other:?}"),
+    }
+    assert!(!lock.locked());
 }
 
 #[test]

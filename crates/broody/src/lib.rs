@@ -62,7 +62,8 @@ pub use process::{
     cpu_count, current_process, fork, parent_process, spawn,
 };
 pub use queue::{
-    Bytes, BytesQueue, Connection, Iter, JoinableQueue, Queue, QueueBuilder, Receiver, Sender, channel, pipe,
+    Bytes, BytesQueue, Connection, Iter, JoinableQueue, Queue, QueueBuilder, Receiver, Sender, Takes,
+    channel, pipe,
 };
 pub use sync::{
     BareLock, Barrier, BoundedSemaphore, Condition, Event, Lock, LockError, LockGuard, LockResult, OwnerDied,

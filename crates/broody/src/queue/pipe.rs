@@ -9,6 +9,7 @@ use broody_shm::queue::{End, Limits};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::faces::iterates;
 use super::typed::Queue;
 use crate::handle::{self, tag_of};
 use crate::{Error, Result};
@@ -163,12 +164,9 @@ impl<T: Serialize + DeserializeOwned> Receiver<T> {
     pub fn is_ready(&self) -> bool {
         !self.queue.is_empty() || self.queue.is_closed()
     }
-
-    /// Receives values until nobody can send any more. See [`Iter`](super::Iter).
-    pub fn iter(&self) -> super::Iter<'_, T> {
-        self.queue.iter()
-    }
 }
+
+iterates!([T: Serialize + DeserializeOwned] Receiver<T>, T, Receiver::receive);
 
 impl<T> Receiver<T> {
     pub(crate) fn queue(&self) -> &Queue<T> {
