@@ -101,3 +101,31 @@ fn bytes_that_share_a_word_are_written_by_several_processes() {
     assert!(memory.read(13, &mut []).is_ok() && memory.write(14, &[]).is_err());
     assert!(SharedMemory::new(0).unwrap().write(0, &[]).is_ok());
 }
+
+#[test]
+fn numbers_are_changed_in_one_step_without_the_lock() {
+    let (value, array) = (Value::new(12i32).unwrap(), Array::new(&[12i32; 2]).unwrap());
+    let _held = (value.lock().unwrap(), array.lock().unwrap());
+    macro_rules! check {
+        ($($method:ident($argument:expr) => $result:expr),*) => {
+            $(
+                let before = value.load();
+                assert_eq!((value.$method($argument), value.load()), (before, $result));
+                assert_eq!(array.$method(1, $argument).unwrap(), before);
+                assert_eq!((array.load(0).unwrap(), array.load(1).unwrap()), (12, $result));
+                assert!(array.$method(2, $argument).is_err());
+            )*
+        };
+    }
+    check!(
+        fetch_add(3) => 15, fetch_sub(5) => 10, fetch_and(6) => 2, fetch_or(5) => 7, fetch_xor(1) => 6,
+        fetch_min(-4) => -4, fetch_max(9) => 9, swap(i32::MIN) => i32::MIN, fetch_sub(1) => i32::MAX
+    );
+    assert_eq!(
+        (value.compare_exchange(0, 1), value.compare_exchange(i32::MAX, 1)),
+        (Err(i32::MAX), Ok(i32::MAX))
+    );
+    assert_eq!(array.compare_exchange(0, 12, 1).unwrap(), Ok(12));
+    assert_eq!(array.compare_exchange(0, 12, 1).unwrap(), Err(1));
+    assert!(array.compare_exchange(2, 0, 0).is_err());
+}

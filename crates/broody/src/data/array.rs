@@ -10,7 +10,7 @@ use broody_shm::robust::guarded::Held;
 use broody_shm::sync::Deadline;
 use bytemuck::Pod;
 
-use super::atomic::{Atomic, copy_in, copy_out};
+use super::atomic::{Atomic, Change, changes, copy_in, copy_out};
 use super::guardian::{Guardian, out_of_bounds};
 use crate::handle::tag_of;
 use crate::sync::{LockResult, not_here};
@@ -127,6 +127,19 @@ impl<T: Pod> Array<T> {
     }
 }
 
+macro_rules! changes_item {
+    ($name:ident, $change:ident, $what:literal) => {
+        #[doc = concat!($what, " For the item `index`. Gives the item before.")]
+        ///
+        /// # Errors
+        /// [`Invalid`](Error::Invalid) behind the end.
+        #[inline]
+        pub fn $name(&self, index: usize, value: T) -> Result<T> {
+            self.checked(index).map(|place| T::change(place, Change::$change, value))
+        }
+    };
+}
+
 impl<T: Atomic> Array<T> {
     /// The item `index`, without the lock.
     ///
@@ -144,12 +157,14 @@ impl<T: Atomic> Array<T> {
         self.checked(index).map(|place| T::store(place, value))
     }
 
-    /// Adds to the item `index`, without the lock; wraps around. Gives the item before.
+    changes!(changes_item);
+
+    /// Puts `new` at `index` if the item is `current`, without the lock. Gives the item before: as the inner `Err` if it was another one.
     ///
     /// # Errors
     /// [`Invalid`](Error::Invalid) behind the end.
-    pub fn fetch_add(&self, index: usize, value: T) -> Result<T> {
-        self.checked(index).map(|place| T::fetch_add(place, value))
+    pub fn compare_exchange(&self, index: usize, current: T, new: T) -> Result<Result<T, T>> {
+        self.checked(index).map(|place| T::compare_exchange(place, current, new))
     }
 }
 

@@ -17,9 +17,23 @@ pub trait Atomic: Pod + sealed::Sealed {
     #[doc(hidden)]
     fn store(place: NonNull<Self>, value: Self);
     #[doc(hidden)]
-    fn fetch_add(place: NonNull<Self>, value: Self) -> Self;
+    fn change(place: NonNull<Self>, change: Change, value: Self) -> Self;
     #[doc(hidden)]
     fn compare_exchange(place: NonNull<Self>, current: Self, new: Self) -> Result<Self, Self>;
+}
+
+/// What is done to a number in one step.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy)]
+pub enum Change {
+    Add,
+    Sub,
+    And,
+    Or,
+    Xor,
+    Min,
+    Max,
+    Swap,
 }
 
 mod sealed {
@@ -43,8 +57,20 @@ macro_rules! atomic {
                     at::$number(place).store(value, std::sync::atomic::Ordering::SeqCst);
                 }
 
-                fn fetch_add(place: NonNull<Self>, value: Self) -> Self {
-                    at::$number(place).fetch_add(value, std::sync::atomic::Ordering::SeqCst)
+                #[inline]
+                fn change(place: NonNull<Self>, change: Change, value: Self) -> Self {
+                    use std::sync::atomic::Ordering::SeqCst;
+                    let place = at::$number(place);
+                    match change {
+                        Change::Add => place.fetch_add(value, SeqCst),
+                        Change::Sub => place.fetch_sub(value, SeqCst),
+                        Change::And => place.fetch_and(value, SeqCst),
+                        Change::Or => place.fetch_or(value, SeqCst),
+                        Change::Xor => place.fetch_xor(value, SeqCst),
+                        Change::Min => place.fetch_min(value, SeqCst),
+                        Change::Max => place.fetch_max(value, SeqCst),
+                        Change::Swap => place.swap(value, SeqCst),
+                    }
                 }
 
                 fn compare_exchange(place: NonNull<Self>, current: Self, new: Self) -> Result<Self, Self> {
@@ -70,6 +96,21 @@ atomic!(
     u8: AtomicU8, i8: AtomicI8, u16: AtomicU16, i16: AtomicI16, u32: AtomicU32, i32: AtomicI32, u64: AtomicU64,
     i64: AtomicI64, usize: AtomicUsize, isize: AtomicIsize
 );
+
+/// Writes down `$method` for each change with its own document. What it is called and does is the same for one number and for one of many.
+macro_rules! changes {
+    ($method:ident) => {
+        $method!(fetch_add, Add, "Adds, without the lock; wraps around.");
+        $method!(fetch_sub, Sub, "Subtracts, without the lock; wraps around.");
+        $method!(fetch_and, And, "Keeps the bits that `value` has, too, without the lock.");
+        $method!(fetch_or, Or, "Adds the bits of `value`, without the lock.");
+        $method!(fetch_xor, Xor, "Turns the bits of `value` over, without the lock.");
+        $method!(fetch_min, Min, "Puts `value` there if it is less, without the lock.");
+        $method!(fetch_max, Max, "Puts `value` there if it is more, without the lock.");
+        $method!(swap, Swap, "Puts `value` there, without the lock.");
+    };
+}
+pub(super) use changes;
 
 /// Calls `$step` with the type of the pieces of `T`.
 macro_rules! by_pieces {

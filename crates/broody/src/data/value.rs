@@ -8,7 +8,7 @@ use broody_shm::robust::guarded::Held;
 use broody_shm::sync::Deadline;
 use bytemuck::Pod;
 
-use super::atomic::{Atomic, copy_in, copy_out};
+use super::atomic::{Atomic, Change, changes, copy_in, copy_out};
 use super::guardian::Guardian;
 use crate::Result;
 use crate::handle::tag_of;
@@ -119,6 +119,16 @@ impl<T: Pod> Value<T> {
     }
 }
 
+macro_rules! changes_value {
+    ($name:ident, $change:ident, $what:literal) => {
+        #[doc = concat!($what, " Gives the value before.")]
+        #[inline]
+        pub fn $name(&self, value: T) -> T {
+            T::change(self.place(), Change::$change, value)
+        }
+    };
+}
+
 impl<T: Atomic> Value<T> {
     /// The value, without the lock.
     pub fn load(&self) -> T {
@@ -130,10 +140,7 @@ impl<T: Atomic> Value<T> {
         T::store(self.place(), value);
     }
 
-    /// Adds, without the lock; wraps around. Gives the value before.
-    pub fn fetch_add(&self, value: T) -> T {
-        T::fetch_add(self.place(), value)
-    }
+    changes!(changes_value);
 
     /// Puts `new` there if the value is `current`, without the lock. Gives the value before: as `Err` if it was another one.
     ///
