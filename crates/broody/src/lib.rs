@@ -63,7 +63,7 @@ pub use process::{
 };
 pub use queue::{
     Bytes, BytesQueue, Connection, Iter, JoinableQueue, Queue, QueueBuilder, Receiver, Sender, Takes,
-    channel, pipe,
+    channel, channel_bytes, pipe, pipe_bytes,
 };
 pub use sync::{
     BareLock, Barrier, BoundedSemaphore, Condition, Event, Lock, LockError, LockGuard, LockResult, OwnerDied,

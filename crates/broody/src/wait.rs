@@ -112,7 +112,7 @@ pub fn wait(things: &[&dyn Waitable], limit: Option<Duration>) -> Result<Vec<usi
     }
 }
 
-impl<T> Waitable for Queue<T> {
+impl<T: ?Sized> Waitable for Queue<T> {
     fn source(&self) -> Result<Source<'_>> {
         Ok(Source(Repr::Watch(self.core().watch()?)))
     }
@@ -124,13 +124,13 @@ impl<T> Waitable for JoinableQueue<T> {
     }
 }
 
-impl<T> Waitable for Receiver<T> {
+impl<T: ?Sized> Waitable for Receiver<T> {
     fn source(&self) -> Result<Source<'_>> {
         self.queue().source()
     }
 }
 
-impl<S, R> Waitable for Connection<S, R> {
+impl<S: ?Sized, R: ?Sized> Waitable for Connection<S, R> {
     fn source(&self) -> Result<Source<'_>> {
         self.receiver().source()
     }

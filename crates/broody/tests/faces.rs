@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use broody::{BytesQueue, Error, JoinableQueue, LockError, Queue, RLock};
+use broody::{BytesQueue, Connection, Error, JoinableQueue, LockError, Queue, RLock, Sender, wait};
 
 /// Long enough that only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -89,4 +89,52 @@ fn a_recursive_lock_is_tried_and_waited_for() {
     });
     drop((once, twice));
     assert!(!lock.locked());
+}
+
+#[test]
+fn a_pipe_of_bytes_gives_them_as_they_are() {
+    let (ours, theirs) = broody::pipe_bytes().unwrap();
+    fn answer(theirs: Connection<[u8], [u8]>) -> String {
+        while let Ok(bytes) = theirs.receive() {
+            theirs.send(&bytes.iter().rev().copied().collect::<Vec<_>>()).unwrap();
+        }
+        // The end that sends to this one is gone first, the other one in the next instant.
+        loop {
+            match theirs.send(b"x") {
+                Ok(()) => std::thread::yield_now(),
+                Err(error) => return error.to_string(),
+            }
+        }
+    }
+    let child = broody::spawn(answer, theirs).unwrap();
+    for message in [&b""[..], b"abc", &[7; 100_000]] {
+        ours.send_timeout(message, PATIENCE).unwrap();
+        assert_eq!(wait(&[&ours], Some(PATIENCE)).unwrap(), [0]);
+        assert!(ours.is_ready());
+        assert!(ours.receive_timeout(PATIENCE).unwrap().iter().eq(message.iter().rev()));
+    }
+    assert!(matches!(ours.receive_timeout(SHORT), Err(Error::TimedOut { .. })));
+    ours.close();
+    assert!(child.join().unwrap().contains("other end of the pipe is closed"));
+}
+
+#[test]
+fn closing_the_last_sender_ends_what_is_received() {
+    let (sender, receiver) = broody::channel_bytes().unwrap();
+    let child = broody::spawn(
+        |sender: Sender<[u8]>| {
+            sender.send(b"one").unwrap();
+            sender.close();
+        },
+        sender.clone(),
+    )
+    .unwrap();
+    child.join().unwrap();
+    sender.send(b"two").unwrap();
+    sender.close();
+    let all: Vec<_> = receiver.iter().map(|bytes| bytes.unwrap().into_vec()).collect();
+    assert_eq!(all, [b"one", b"two"]);
+    let (sender, receiver) = broody::channel::<u8>().unwrap();
+    receiver.close();
+    assert!(matches!(sender.send(1), Err(Error::Closed { .. })));
 }

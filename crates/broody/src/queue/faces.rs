@@ -25,6 +25,11 @@ macro_rules! looks {
             self.core().close();
         }
 
+        /// Takes what comes until it is closed and empty. See [`Iter`](crate::Iter).
+        pub fn iter(&self) -> $crate::queue::Iter<'_, Self> {
+            $crate::queue::Iter::new(self)
+        }
+
         /// Whether it was closed.
         pub fn is_closed(&self) -> bool {
             self.core().is_closed()
@@ -199,13 +204,6 @@ macro_rules! iterates {
             fn take_next(&self) -> $crate::Result<$item> {
                 let take: fn(&Self) -> $crate::Result<$item> = $take;
                 take(self)
-            }
-        }
-
-        impl<$($parameters)*> $queue {
-            /// Takes what comes until it is closed and empty. See [`Iter`](crate::Iter).
-            pub fn iter(&self) -> $crate::queue::Iter<'_, Self> {
-                $crate::queue::Iter::new(self)
             }
         }
 

@@ -15,5 +15,5 @@ pub use bytes::{Bytes, BytesQueue};
 pub(crate) use core::Watch;
 pub use faces::{Iter, Takes};
 pub use joinable::JoinableQueue;
-pub use pipe::{Connection, Receiver, Sender, channel, pipe};
+pub use pipe::{Connection, Receiver, Sender, channel, channel_bytes, pipe, pipe_bytes};
 pub use typed::{Queue, QueueBuilder};

@@ -38,18 +38,18 @@ use crate::{Error, Result, codec};
 /// assert_eq!(results.get_many(10)?.into_iter().collect::<Result<Vec<_>, _>>()?, [1, 4, 9]);
 /// # Ok::<(), broody::Error>(())
 /// ```
-pub struct Queue<T> {
+pub struct Queue<T: ?Sized> {
     pub(super) bytes: BytesQueue,
-    value: PhantomData<fn(T) -> T>,
+    value: PhantomData<fn(Box<T>) -> Box<T>>,
 }
 
-impl<T> Clone for Queue<T> {
+impl<T: ?Sized> Clone for Queue<T> {
     fn clone(&self) -> Self {
         Self { bytes: self.bytes.clone(), value: PhantomData }
     }
 }
 
-impl<T> std::fmt::Debug for Queue<T> {
+impl<T: ?Sized> std::fmt::Debug for Queue<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Queue").field("len", &self.len()).finish_non_exhaustive()
     }
@@ -108,7 +108,7 @@ fn with_buffer<R>(use_it: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     result
 }
 
-impl<T> Queue<T> {
+impl<T: ?Sized> Queue<T> {
     pub(super) fn with(limits: Limits, tag: u64, counts_tasks: bool) -> Result<Self> {
         Ok(Self { bytes: BytesQueue::with(limits, tag, counts_tasks)?, value: PhantomData })
     }
@@ -293,13 +293,13 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
 
 iterates!([T: Serialize + DeserializeOwned] Queue<T>, T, Queue::get);
 
-impl<T> serde::Serialize for Queue<T> {
+impl<T: ?Sized> serde::Serialize for Queue<T> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         handle::serialize(self.core().held(), serializer)
     }
 }
 
-impl<'de, T> serde::Deserialize<'de> for Queue<T> {
+impl<'de, T: ?Sized> serde::Deserialize<'de> for Queue<T> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let held = handle::deserialize(deserializer)?;
         let right = held.tag() == tag_of::<T>();
