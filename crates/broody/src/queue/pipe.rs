@@ -18,6 +18,9 @@ use crate::{Error, Result};
 /// How many bytes of messages wait in a pipe before who sends waits, too.
 const BUFFER: u64 = 4 << 20;
 
+type Ends<T> = (Sender<T>, Receiver<T>);
+type Connections<A, B> = (Connection<A, B>, Connection<B, A>);
+
 /// An end of a pipe as an object: when the last handle on it, in any process, is gone, the pipe is closed.
 #[derive(Debug, Clone)]
 struct Anchor(Arc<Held>);
@@ -66,11 +69,11 @@ pub fn channel<T: Serialize + DeserializeOwned>() -> Result<(Sender<T>, Receiver
 ///
 /// # Errors
 /// As [`channel`].
-pub fn channel_bytes() -> Result<(Sender<[u8]>, Receiver<[u8]>)> {
+pub fn channel_bytes() -> Result<Ends<[u8]>> {
     ends()
 }
 
-fn ends<T: ?Sized>() -> Result<(Sender<T>, Receiver<T>)> {
+fn ends<T: ?Sized>() -> Result<Ends<T>> {
     let limits = Limits { messages: None, bytes: Some(BUFFER), refuse_long: false };
     let queue = Queue::<T>::with(limits, tag_of::<T>(), false)?;
     let end = |which| queue.core().end(which).map(Anchor);
@@ -111,12 +114,9 @@ where
 ///
 /// # Errors
 /// As [`pipe()`].
-pub fn pipe_bytes() -> Result<(Connection<[u8], [u8]>, Connection<[u8], [u8]>)> {
+pub fn pipe_bytes() -> Result<Connections<[u8], [u8]>> {
     connect(channel_bytes()?, channel_bytes()?)
 }
-
-type Ends<T> = (Sender<T>, Receiver<T>);
-type Connections<A, B> = (Connection<A, B>, Connection<B, A>);
 
 fn connect<A: ?Sized, B: ?Sized>(there: Ends<A>, here: Ends<B>) -> Result<Connections<A, B>> {
     Ok((Connection { sender: there.0, receiver: here.1 }, Connection { sender: here.0, receiver: there.1 }))
