@@ -45,6 +45,7 @@ mod reaper;
 mod supervisor;
 mod sync;
 mod wait;
+mod watch;
 mod watcher;
 
 pub use boot::{init, set_executable};

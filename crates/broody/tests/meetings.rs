@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use broody::{Barrier, Error};
+use broody::{Barrier, BoundedSemaphore, Error, Event, Semaphore, wait};
 
 /// Long enough that only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -57,4 +57,56 @@ fn one_action_runs_in_each_phase_however_many_come() {
     assert!(met >= ROUNDS, "{met}");
     // Each action lets two go on; one of the last two may have given up in that instant.
     assert_eq!(actions, met.div_ceil(2));
+}
+
+#[test]
+fn events_and_semaphores_are_waited_for_together() {
+    let (event, semaphore) = (Event::new().unwrap(), Semaphore::new(0).unwrap());
+    let permits = BoundedSemaphore::new(1).unwrap();
+    assert!(permits.acquire(None).unwrap());
+    let things: [&dyn broody::Waitable; 3] = [&event, &semaphore, &permits];
+    assert!(wait(&things, Some(Duration::from_millis(20))).unwrap().is_empty());
+    let (go, mut late) = (Semaphore::new(0).unwrap(), 0);
+    fn change((event, semaphore, permits, go): (Event, Semaphore, BoundedSemaphore, Semaphore)) {
+        for round in 0..30 {
+            assert!(go.acquire(Some(PATIENCE)).unwrap());
+            // So that whoever waits is asleep.
+            std::thread::sleep(Duration::from_millis(5));
+            match round % 3 {
+                0 => event.set().unwrap(),
+                1 => semaphore.release(1).unwrap(),
+                _ => permits.release().unwrap(),
+            }
+        }
+    }
+    let arguments = (event.clone(), semaphore.clone(), permits.clone(), go.clone());
+    let child = broody::spawn(change, arguments).unwrap();
+    for round in 0..30 {
+        go.release(1).unwrap();
+        let start = Instant::now();
+        assert_eq!(wait(&things, Some(PATIENCE)).unwrap(), [round % 3]);
+        late += u32::from(start.elapsed() > Duration::from_millis(700));
+        match round % 3 {
+            0 => event.clear(),
+            1 => assert!(semaphore.acquire(Some(Duration::ZERO)).unwrap()),
+            _ => assert!(permits.acquire(Some(Duration::ZERO)).unwrap()),
+        }
+        assert!(wait(&things, Some(Duration::ZERO)).unwrap().is_empty());
+    }
+    child.join().unwrap();
+    assert!(late <= 5, "{late} of 30: nobody rang");
+}
+
+#[test]
+fn the_descriptor_of_an_event_follows_it() {
+    use broody::Waitable;
+    let event = Event::new().unwrap();
+    let source = event.source().unwrap();
+    let descriptor = source.as_fd().unwrap();
+    let is_readable = || !wait(&[&descriptor], Some(Duration::ZERO)).unwrap().is_empty();
+    assert!(!is_readable());
+    event.set().unwrap();
+    assert_eq!(wait(&[&descriptor], Some(PATIENCE)).unwrap(), [0]);
+    event.clear();
+    assert!(!is_readable());
 }

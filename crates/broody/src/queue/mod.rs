@@ -12,7 +12,6 @@ mod pipe;
 mod typed;
 
 pub use bytes::{Bytes, BytesQueue};
-pub(crate) use core::Watch;
 pub use faces::{Iter, Takes};
 pub use joinable::JoinableQueue;
 pub use pipe::{Connection, Receiver, Sender, channel, channel_bytes, pipe, pipe_bytes};
