@@ -153,7 +153,7 @@ impl<T: Pod> Lock<T> {
 /// A lock that is held; dropping this gives it back.
 ///
 /// In a fork that was made while the lock was held, this is a copy that holds nothing: the lock is the parent's. There the value cannot be
-/// reached through it: that is a panic.
+/// reached through it: that is a panic. A reference that it gave before the fork cannot be stopped like this; it must not be used there.
 #[must_use = "the lock is given back when this is dropped"]
 pub struct LockGuard<'a, T: Pod> {
     lock: &'a Lock<T>,
