@@ -107,6 +107,16 @@ fn a_killed_holder_frees_its_recursive_lock_however_often_it_has_taken_it() {
     assert_eq!(lock.depth(), 1);
     lock.release().unwrap();
     assert!(lock.lock().is_ok() && !lock.locked());
+    ready.clear();
+    let child = broody::spawn(hold, (lock.clone(), ready.clone())).unwrap();
+    await_ready(&ready);
+    assert!(matches!(lock.try_lock(), Err(LockError::TimedOut)));
+    kill(&child);
+    match lock.lock_timeout(PATIENCE) {
+        Err(LockError::OwnerDied(_guard)) => assert_eq!(lock.depth(), 1),
+        other => panic!("{other:?}"),
+    }
+    assert!(!lock.locked());
 }
 
 #[test]
@@ -193,6 +203,29 @@ fn a_killed_party_breaks_the_barrier_for_all() {
 }
 
 #[test]
+fn who_waits_for_a_notification_is_told_that_the_locks_holder_died() {
+    fn notify((lock, condition, ready): (RLock, Condition, Event)) {
+        lock.acquire(None).unwrap();
+        condition.notify_all().unwrap();
+        await_death(&ready);
+    }
+    let (lock, condition, ready) = (RLock::new().unwrap(), Condition::new().unwrap(), Event::new().unwrap());
+    lock.acquire(None).unwrap();
+    lock.acquire(None).unwrap();
+    let child = broody::spawn(notify, (lock.clone(), condition.clone(), ready.clone())).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // It has the lock once this thread waits, and is killed with it.
+            await_ready(&ready);
+            kill(&child);
+        });
+        assert_eq!(condition.wait_with(&lock, Some(PATIENCE)).unwrap(), (true, OwnerDied(true)));
+    });
+    assert_eq!(lock.depth(), 2);
+    assert_eq!(condition.wait_with(&lock, Some(Duration::ZERO)).unwrap(), (false, OwnerDied(false)));
+}
+
+#[test]
 fn a_sender_that_is_killed_is_gone() {
     fn send((sender, ready): (Sender<u32>, Event)) {
         (0..10).for_each(|number| sender.send(number).unwrap());
@@ -203,7 +236,8 @@ fn a_sender_that_is_killed_is_gone() {
     let child = broody::spawn(send, (sender, ready.clone())).unwrap();
     await_ready(&ready);
     kill(&child);
-    assert_eq!(receiver.iter().collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
+    let received: Vec<_> = receiver.iter().map(Result::unwrap).collect();
+    assert_eq!(received, (0..10).collect::<Vec<_>>());
     assert!(matches!(receiver.receive_timeout(PATIENCE), Err(Error::Closed { .. })));
 }
 

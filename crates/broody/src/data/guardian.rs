@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 use broody_shm::arena::{Held, Kind};
 use broody_shm::handle::Handle;
-use broody_shm::robust::guarded::{ALIGNMENT, Guarded, MOST_BYTES};
+use broody_shm::robust::guarded::{ALIGNMENT, Guarded, Held as Hold, MOST_BYTES};
+use broody_shm::sync::Deadline;
 use bytemuck::Pod;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::sync::{LockError, LockResult};
 use crate::{Error, Result, memory};
 
 /// The data and its lock.
@@ -86,6 +88,18 @@ impl Guardian {
         self.apart.as_ref().unwrap_or(self.lock.held()).must_keep();
     }
 
+    /// Takes the lock, and makes a guard of what gives it back.
+    #[inline]
+    pub(crate) fn hold<G>(&self, deadline: Deadline, guard: impl FnOnce(Hold) -> G) -> LockResult<G> {
+        self.keep_apart().map_err(LockError::Failed)?;
+        match self.lock.hold(deadline) {
+            Ok(Some((acquired, held))) if acquired.owner_died => Err(LockError::OwnerDied(guard(held))),
+            Ok(Some((_, held))) => Ok(guard(held)),
+            Ok(None) => Err(LockError::TimedOut),
+            Err(error) => Err(LockError::Failed(error.into())),
+        }
+    }
+
     /// What the type of the data is called.
     pub(crate) fn tag(&self) -> u64 {
         self.lock.held().tag()
@@ -105,14 +119,14 @@ impl Guardian {
         unsafe { self.start.0.cast::<T>().add(index) }
     }
 
-    /// All items. The caller has the lock.
+    /// All items. The caller has the lock, and nobody uses them without.
     pub(crate) fn items<T: Pod>(&self) -> &[T] {
         // SAFETY: the data is that long, aligned to at least T (see `item`), and any bytes are a T. The caller has the lock, so that
         // nobody writes who follows the protocol.
         unsafe { std::slice::from_raw_parts(self.first().as_ptr(), self.count::<T>()) }
     }
 
-    /// All items, to be changed. The caller has the lock, by a guard that is borrowed for as long.
+    /// All items, to be changed. The caller has the lock, by a guard that is borrowed for as long, and nobody uses them without.
     #[allow(clippy::mut_from_ref)]
     pub(crate) fn items_mut<T: Pod>(&self) -> &mut [T] {
         // SAFETY: as in `items`; the caller's guard is borrowed mutably.

@@ -48,7 +48,8 @@ impl Barrier {
         self.wait_and(limit, || true)
     }
 
-    /// As [`wait`](Self::wait); the last one to come runs `action` before anybody goes on. If it gives `false`, the barrier breaks.
+    /// As [`wait`](Self::wait); the last one to come, and nobody else, runs `action` before anybody goes on. If it gives `false` or panics,
+    /// the barrier breaks.
     ///
     /// # Errors
     /// [`BrokenBarrier`](Error::BrokenBarrier).
