@@ -8,14 +8,14 @@ use std::sync::{Arc, Weak};
 
 use broody_os::memory::Mapping;
 
-use super::Arena;
 use super::holds::IN_TRANSIT;
 use super::layout::{HOLD_TABLE, OBJECT_TABLE, SMALL_BODY};
 use super::objects::{Kind, Request};
+use super::{Arena, forks};
 use crate::ArenaError;
 use crate::blob::MESSAGE;
 use crate::owner::Owner;
-use crate::sync::{AtomicU64, Deadline, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Deadline, Ordering};
 
 impl Arena {
     /// Makes an object.
@@ -114,6 +114,8 @@ pub struct Held {
     tag: u64,
     /// The line of the hold, and the process that it is for.
     hold: AtomicU64,
+    /// The number of [`forks`] of that process, which is another one in each that may have a copy of this.
+    kept_in: AtomicU32,
     this: Weak<Held>,
 }
 
@@ -151,8 +153,8 @@ impl Held {
         let (body, tag) = (Body::new(body, length), object.tag.load(Ordering::Relaxed));
         let hold = AtomicU64::new(hold);
         Ok(Arc::new_cyclic(|this| {
-            let this = this.clone();
-            Self { arena, name, kind, body, pages, offset, tag, hold, this }
+            let (kept_in, this) = (AtomicU32::new(forks()), this.clone());
+            Self { arena, name, kind, body, pages, offset, tag, hold, kept_in, this }
         }))
     }
 
@@ -202,7 +204,7 @@ impl Held {
     /// As [`ArenaError::Gone`] says, in a fork; what stands in the way of a hold.
     #[inline]
     pub fn keep(&self) -> Result<(), ArenaError> {
-        self.owner().map(|_| ())
+        if self.is_kept() { Ok(()) } else { self.owner().map(|_| ()) }
     }
 
     /// As [`keep`](Self::keep), for what has no way to tell of an error.
@@ -212,8 +214,23 @@ impl Held {
     #[inline]
     #[track_caller]
     pub fn must_keep(&self) {
+        if !self.is_kept() {
+            self.keep_or_panic();
+        }
+    }
+
+    /// Whether it was this process that has got the hold.
+    #[inline]
+    fn is_kept(&self) -> bool {
+        // Relaxed: the process's own.
+        self.kept_in.load(Ordering::Relaxed) == forks()
+    }
+
+    #[cold]
+    #[track_caller]
+    fn keep_or_panic(&self) {
         if let Err(error) = self.keep() {
-            gone(&error);
+            panic!("a fork uses a shared object that it has inherited, and cannot: {error}");
         }
     }
 
@@ -233,6 +250,7 @@ impl Held {
         let hold = locked.add_hold(self.name.index, 0)?;
         drop(locked);
         self.hold.store(packed(hold.index, me), Ordering::Relaxed);
+        self.kept_in.store(forks(), Ordering::Relaxed);
         registry.enter(self);
         Ok(me)
     }
@@ -286,12 +304,6 @@ impl Drop for Held {
             locked.let_go(hold);
         }
     }
-}
-
-#[cold]
-#[track_caller]
-fn gone(error: &ArenaError) -> ! {
-    panic!("a fork uses a shared object that it has inherited, and cannot: {error}")
 }
 
 fn packed(hold: u32, owner: Owner) -> u64 {
