@@ -12,6 +12,7 @@ use broody_os::{Pid, events, proc, signals, wait};
 use broody_shm::ArenaError;
 use broody_shm::arena::{Arena, Kind};
 use broody_shm::handle::Handle;
+use broody_shm::queue::{Limits, Message, Queue, QueueError};
 use broody_shm::robust::guarded::Guarded;
 use broody_shm::sync::Deadline;
 
@@ -195,4 +196,26 @@ fn set_address_space(limit: u64) -> u64 {
         assert_eq!(libc::setrlimit(libc::RLIMIT_AS, &now), 0);
     }
     before.rlim_cur
+}
+
+#[test]
+fn a_long_message_for_which_there_is_no_address_space_stays_where_it_is() {
+    let arena = Arena::create(1).unwrap();
+    let queue = Queue::new(arena, Limits::default(), 0, false).unwrap();
+    let long = vec![7; 1 << 20];
+    for bytes in [&b"first"[..], &long] {
+        queue.put(Message { bytes, holds: &[] }, Deadline::Now).unwrap();
+    }
+    in_fork(|| {
+        let take = || queue.take_many(2, soon(), |_, _| {});
+        // What is needed in any case is mapped.
+        assert_eq!(queue.len(), 2);
+        queue.put(Message { bytes: b"last", holds: &[] }, Deadline::Now).unwrap();
+        queue.take_many(1, soon(), |bytes, _| assert_eq!(bytes, b"first")).unwrap();
+        let before = set_address_space(0);
+        let taken = take();
+        set_address_space(before);
+        assert!(matches!(taken, Err(QueueError::Arena(ArenaError::Os(_)))), "{taken:?}");
+        assert_eq!(take().unwrap(), 2);
+    });
 }

@@ -580,3 +580,28 @@ fn named_memory_is_shared_by_name_and_goes_with_its_last_user() {
         assert!(matches!(SharedMemory::create(wrong, 1), Err(Error::Invalid { .. })), "{wrong}");
     }
 }
+
+#[test]
+fn tasks_of_who_panics_or_drops_the_queue_are_lost_and_nobody_waits_for_them() {
+    fn panics(queue: JoinableQueue<u32>) {
+        assert_eq!(queue.get().unwrap(), 99, "on purpose");
+    }
+    fn drops((queue, end): (JoinableQueue<u32>, Event)) {
+        queue.get().unwrap();
+        drop(queue);
+        end.wait(Some(PATIENCE)).unwrap();
+    }
+    let queue = JoinableQueue::<u32>::new().unwrap();
+    queue.put(1).unwrap();
+    let child = broody::spawn(panics, queue.clone()).unwrap();
+    assert!(child.join().is_err());
+    assert!(matches!(queue.join(Some(PATIENCE)), Err(Error::TasksLost { count: 1 })));
+    queue.put(2).unwrap();
+    let end = Event::new().unwrap();
+    let child = broody::spawn(drops, (queue.clone(), end.clone())).unwrap();
+    // It is alive, and could not say any more that it is done. Who waits already is told.
+    assert!(matches!(queue.join(Some(PATIENCE)), Err(Error::TasksLost { count: 1 })));
+    end.set().unwrap();
+    child.join().unwrap();
+    queue.join(Some(PATIENCE)).unwrap();
+}

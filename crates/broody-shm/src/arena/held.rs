@@ -127,35 +127,23 @@ impl Held {
         hold: u32,
         me: Owner,
     ) -> Result<Arc<Self>, ArenaError> {
-        let made = Self::map(arena, name, packed(hold, me));
-        if made.is_err()
+        let place = arena.find_place(name);
+        if place.is_err()
             && let Ok(locked) = arena.lock_soon()
         {
             locked.release_hold(hold);
         }
-        made
+        Ok(Self::at(place?, arena, name, hold, me))
     }
 
-    fn map(arena: &'static Arena, name: Name, hold: u64) -> Result<Arc<Self>, ArenaError> {
-        let object = arena.object(name.index);
-        let foreign = ArenaError::Foreign { what: "contents" };
-        let kind = object.kind().ok_or(foreign)?;
-        let (offset, length) = (object.offset.load(Ordering::Relaxed), object.length.load(Ordering::Relaxed));
-        let (body, pages) = if length <= SMALL_BODY {
-            (arena.small(offset)?, None)
-        } else if kind == Kind::Ring {
-            // A ring is mapped by who uses it, twice in a row.
-            (NonNull::dangling(), None)
-        } else {
-            let mapping = arena.map_pages(offset, (length as usize).next_multiple_of(4096))?;
-            (mapping.as_ptr(), Some(mapping))
-        };
-        let (body, tag) = (Body::new(body, length), object.tag.load(Ordering::Relaxed));
-        let hold = AtomicU64::new(hold);
-        Ok(Arc::new_cyclic(|this| {
+    /// A handle on an object that is mapped already.
+    pub(super) fn at(place: Place, arena: &'static Arena, name: Name, hold: u32, me: Owner) -> Arc<Self> {
+        let Place { kind, body, pages, offset, tag } = place;
+        let hold = AtomicU64::new(packed(hold, me));
+        Arc::new_cyclic(|this| {
             let (kept_in, this) = (AtomicU32::new(forks()), this.clone());
             Self { arena, name, kind, body, pages, offset, tag, hold, kept_in, this }
-        }))
+        })
     }
 
     /// The arena.
@@ -276,6 +264,38 @@ impl Held {
     /// The process has taken part in something whose other parties shall know if it dies.
     pub(crate) fn take_part(&self) {
         self.arena.hold(self.hold_index()).flags.fetch_or(super::TOOK_PART, Ordering::Relaxed);
+    }
+}
+
+/// What a handle needs of an object, beside a hold.
+#[derive(Debug)]
+pub(crate) struct Place {
+    kind: Kind,
+    body: Body,
+    pages: Option<Mapping>,
+    offset: u64,
+    tag: u64,
+}
+
+impl Arena {
+    /// Maps an object, of which somebody keeps that it is there.
+    pub(crate) fn find_place(&self, name: Name) -> Result<Place, ArenaError> {
+        let foreign = ArenaError::Foreign { what: "contents" };
+        let object = (name.index < self.used(&OBJECT_TABLE)).then(|| self.object(name.index));
+        let object = object.ok_or(ArenaError::Foreign { what: "contents" })?;
+        let kind = object.kind().ok_or(foreign)?;
+        let (offset, length) = (object.offset.load(Ordering::Relaxed), object.length.load(Ordering::Relaxed));
+        let (body, pages) = if length <= SMALL_BODY {
+            (self.small(offset)?, None)
+        } else if kind == Kind::Ring {
+            // A ring is mapped by who uses it, twice in a row.
+            (NonNull::dangling(), None)
+        } else {
+            let mapping = self.map_pages(offset, (length as usize).next_multiple_of(4096))?;
+            (mapping.as_ptr(), Some(mapping))
+        };
+        let (body, tag) = (Body::new(body, length), object.tag.load(Ordering::Relaxed));
+        Ok(Place { kind, body, pages, offset, tag })
     }
 }
 

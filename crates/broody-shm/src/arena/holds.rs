@@ -110,6 +110,7 @@ impl Locked<'_> {
         let Some(object) = self.arena.hold(index).object.load(Ordering::Relaxed).checked_sub(1) else {
             return;
         };
+        self.arena.give_up_tasks(object, &self.arena.hold(index).position);
         let is_last = self.arena.object(object).holds.load(Ordering::Relaxed) == 1;
         if is_last || !self.arena.still_owns(object, self.me) {
             self.release_hold(index);

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::held::{Held, Name};
+use super::held::{Held, Name, Place};
 use super::holds::{HoldId, IN_TRANSIT};
 use super::{Arena, PATIENCE};
 use crate::ArenaError;
@@ -18,6 +18,16 @@ impl Arena {
     /// # Errors
     /// [`ArenaError::Gone`] when it is no more.
     pub fn receive(&'static self, name: Name, transit: HoldId) -> Result<Arc<Held>, ArenaError> {
+        self.receive_at(None, name, transit)
+    }
+
+    /// As [`receive`](Self::receive), where the object may be mapped already.
+    pub(crate) fn receive_at(
+        &'static self,
+        place: Option<Place>,
+        name: Name,
+        transit: HoldId,
+    ) -> Result<Arc<Held>, ArenaError> {
         let mut registry = self.registry()?;
         if let Some(held) = registry.find(name) {
             // The handle may be the last one by now: it is not dropped under this lock.
@@ -27,7 +37,10 @@ impl Arena {
             return Ok(held);
         }
         let (hold, me) = self.take_hold(name, transit)?;
-        let held = Held::new(self, name, hold, me)?;
+        let held = match place {
+            Some(place) => Held::at(place, self, name, hold, me),
+            None => Held::new(self, name, hold, me)?,
+        };
         registry.enter(&held);
         Ok(held)
     }

@@ -210,7 +210,7 @@ impl Control {
 
 /// What the arena has to know of queues.
 impl Arena {
-    fn queue_control(&self, index: u32) -> Option<&Control> {
+    pub(super) fn queue_control(&self, index: u32) -> Option<&Control> {
         self.body_of(index, Kind::Queue).filter(|body| body.length() >= size_of::<Control>() as u64).map(
             |body| {
                 // SAFETY: small bodies stay mapped for good.

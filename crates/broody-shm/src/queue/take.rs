@@ -156,6 +156,8 @@ impl Queue {
             // From the store of the head on, it is this process's.
             arena.hold(hold.index).process.store(me.bits(), Ordering::Relaxed);
         }
+        // What may fail comes before the message is taken.
+        let place = read.blob().map(|(name, _)| arena.find_place(name)).transpose()?;
         if control.counts_tasks() {
             self.note_taken(head);
         }
@@ -176,7 +178,7 @@ impl Queue {
             let blob = match blob {
                 None => None,
                 Some((name, hold)) => {
-                    let held = arena.receive(name, hold)?;
+                    let held = arena.receive_at(place, name, hold)?;
                     Some(Blob::from_held(held).ok_or(Corrupt)?)
                 }
             };

@@ -10,7 +10,7 @@
 //!
 //! # What a SIGKILL leaves
 //!
-//! The tasks of a dead process will not be done. They vanish with its hold, so that a join does not wait for them, and are added to `lost`, so that
+//! The tasks of a dead process, and of one that drops its last handle on the queue, will not be done. They vanish with its hold, so that a join does not wait for them, and are added to `lost`, so that
 //! they can be seen.
 
 use super::Queue;
@@ -159,6 +159,14 @@ impl Control {
             leases.store(before + u64::from(taken), Ordering::Relaxed);
             tasks.intent.store(0, Ordering::Relaxed);
         }
+        self.lose(leases);
+        // The broadcast wakes those who join.
+        tasks.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// The tasks that a process had taken will not be done. Under the arena's lock.
+    fn lose(&self, leases: &AtomicU64) {
+        let tasks = &self.tasks.0;
         // In this order, so that a repair which is broken off is done again and counts once.
         let count = leases.load(Ordering::Relaxed).min(MOST_MESSAGES.into());
         let mut before = tasks.lost_before.load(Ordering::Acquire);
@@ -171,7 +179,19 @@ impl Control {
             leases.store(0, Ordering::Release);
         }
         tasks.lost_before.store(0, Ordering::Release);
-        // The broadcast wakes those who join.
-        tasks.changes.fetch_add(1, Ordering::Release);
+    }
+}
+
+impl Arena {
+    /// A process lets go of its last handle on the object `index`. If that is a queue of which it has taken tasks, it can never say any more that
+    /// they are done.
+    pub(crate) fn give_up_tasks(&self, index: u32, leases: &AtomicU64) {
+        if leases.load(Ordering::Relaxed) > 0
+            && let Some(control) = self.queue_control(index)
+        {
+            control.lose(leases);
+            fence(Ordering::SeqCst);
+            control.tasks.0.announce(self);
+        }
     }
 }
