@@ -177,6 +177,13 @@ impl Handle<Guarded> {
         Ok(acquired.map(|acquired| (acquired, Held { me, forks: forks() })))
     }
 
+    /// As [`hold`](Self::hold), if the lock is free, there is nothing to say about it, and nothing else is out of the ordinary.
+    #[inline]
+    pub fn hold_at_once(&self) -> Option<Held> {
+        let (words, me, _) = self.enter().ok()?;
+        words.word.try_take(me).then(|| Held { me, forks: forks() })
+    }
+
     /// Gives back what [`hold`](Self::hold) has taken; in a fork, where it is not held, nothing.
     #[inline]
     pub fn let_go(&self, held: Held) {

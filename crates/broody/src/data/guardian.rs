@@ -89,14 +89,30 @@ impl Guardian {
     }
 
     /// Takes the lock, and makes a guard of what gives it back.
-    #[inline]
+    // Always inlined, and the rest returns little: a guard that came back through memory would cost more than the lock.
+    #[inline(always)]
     pub(crate) fn hold<G>(&self, deadline: Deadline, guard: impl FnOnce(Hold) -> G) -> LockResult<G> {
-        self.keep_apart().map_err(LockError::Failed)?;
+        if self.apart.is_none()
+            && let Some(held) = self.lock.hold_at_once()
+        {
+            return Ok(guard(held));
+        }
+        match self.hold_the_long_way(deadline) {
+            Ok((true, held)) => Err(LockError::OwnerDied(guard(held))),
+            Ok((false, held)) => Ok(guard(held)),
+            Err(None) => Err(LockError::TimedOut),
+            Err(Some(error)) => Err(LockError::Failed(*error)),
+        }
+    }
+
+    /// Whether the owner before died, and what gives the lock back; without an error, the time was over.
+    #[cold]
+    fn hold_the_long_way(&self, deadline: Deadline) -> std::result::Result<(bool, Hold), Option<Box<Error>>> {
+        self.keep_apart().map_err(|error| Some(Box::new(error)))?;
         match self.lock.hold(deadline) {
-            Ok(Some((acquired, held))) if acquired.owner_died => Err(LockError::OwnerDied(guard(held))),
-            Ok(Some((_, held))) => Ok(guard(held)),
-            Ok(None) => Err(LockError::TimedOut),
-            Err(error) => Err(LockError::Failed(error.into())),
+            Ok(Some((acquired, held))) => Ok((acquired.owner_died, held)),
+            Ok(None) => Err(None),
+            Err(error) => Err(Some(Box::new(error.into()))),
         }
     }
 
