@@ -21,7 +21,7 @@ impl Census {
     pub fn take() -> Self {
         let mut census = Self { zombies: 0, orphans: 0, live: 0 };
         for pid in proc::descendants(fork::pid()) {
-            match proc::stat(pid).map(|stat| stat.letter) {
+            match proc::stat(pid).ok().flatten().map(|stat| stat.letter) {
                 Some('Z') => census.zombies += 1,
                 Some(_) => census.live += usize::from(is_the_programs(pid)),
                 None => {}
@@ -29,7 +29,7 @@ impl Census {
         }
         let ours = executable(fork::pid());
         let is_orphan = |pid: &Pid| {
-            proc::stat(*pid).is_some_and(|stat| stat.parent == 1)
+            proc::stat(*pid).ok().flatten().is_some_and(|stat| stat.parent == 1)
                 && ours.is_some()
                 && executable(*pid) == ours
         };

@@ -25,7 +25,7 @@ fn busy(_: ()) {
 fn zombie(method: StartMethod, times: &mut Times) {
     let child = Process::builder().start_method(method).spawn(|_: ()| (), ()).unwrap();
     events::poll(&[child.sentinel()], None).unwrap();
-    times.time(|| while proc::stat(child.pid()).is_some() {});
+    times.time(|| while proc::stat(child.pid()).unwrap().is_some() {});
 }
 
 /// A host with children of all kinds, which is going to be killed.
@@ -68,10 +68,11 @@ fn orphans(method: &str, times: &mut Times) {
     let mut line = String::new();
     BufReader::new(host.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let pids: Vec<Pid> = line.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
-    let started: Vec<_> = pids.iter().map(|pid| proc::stat(*pid).map(|stat| stat.start_time)).collect();
+    let started: Vec<_> =
+        pids.iter().map(|pid| proc::stat(*pid).unwrap().map(|stat| stat.start_time)).collect();
     let is_gone = |pid: Pid, start_time: Option<u64>| {
         // A zombie that has fallen to init is init's.
-        proc::stat(pid).is_none_or(|stat| {
+        proc::stat(pid).unwrap().is_none_or(|stat| {
             Some(stat.start_time) != start_time || (stat.letter == 'Z' && stat.parent == 1)
         })
     };

@@ -9,7 +9,7 @@ use broody::{
     LockError, OwnerDied, Process, Queue, RLock, Sender,
 };
 use broody_os::{fork, signals};
-use broody_tests::{METHODS, PATIENCE, Random, check, eventually, method, seed};
+use broody_tests::{METHODS, PATIENCE, Program, Random, check, eventually, method, seed};
 
 use crate::HOST;
 
@@ -107,6 +107,16 @@ fn a_killed_holder_frees_its_recursive_lock_however_often_it_has_taken_it() {
     assert_eq!(lock.depth(), 1);
     lock.release().unwrap();
     assert!(lock.lock().is_ok() && !lock.locked());
+    ready.clear();
+    let child = broody::spawn(hold, (lock.clone(), ready.clone())).unwrap();
+    await_ready(&ready);
+    assert!(matches!(lock.try_lock(), Err(LockError::TimedOut)));
+    kill(&child);
+    match lock.lock_timeout(PATIENCE) {
+        Err(LockError::OwnerDied(_guard)) => assert_eq!(lock.depth(), 1),
+        other => panic!("{other:?}"),
+    }
+    assert!(!lock.locked());
 }
 
 #[test]
@@ -193,6 +203,29 @@ fn a_killed_party_breaks_the_barrier_for_all() {
 }
 
 #[test]
+fn who_waits_for_a_notification_is_told_that_the_locks_holder_died() {
+    fn notify((lock, condition, ready): (RLock, Condition, Event)) {
+        lock.acquire(None).unwrap();
+        condition.notify_all().unwrap();
+        await_death(&ready);
+    }
+    let (lock, condition, ready) = (RLock::new().unwrap(), Condition::new().unwrap(), Event::new().unwrap());
+    lock.acquire(None).unwrap();
+    lock.acquire(None).unwrap();
+    let child = broody::spawn(notify, (lock.clone(), condition.clone(), ready.clone())).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // It has the lock once this thread waits, and is killed with it.
+            await_ready(&ready);
+            kill(&child);
+        });
+        assert_eq!(condition.wait_with(&lock, Some(PATIENCE)).unwrap(), (true, OwnerDied(true)));
+    });
+    assert_eq!(lock.depth(), 2);
+    assert_eq!(condition.wait_with(&lock, Some(Duration::ZERO)).unwrap(), (false, OwnerDied(false)));
+}
+
+#[test]
 fn a_sender_that_is_killed_is_gone() {
     fn send((sender, ready): (Sender<u32>, Event)) {
         (0..10).for_each(|number| sender.send(number).unwrap());
@@ -203,7 +236,8 @@ fn a_sender_that_is_killed_is_gone() {
     let child = broody::spawn(send, (sender, ready.clone())).unwrap();
     await_ready(&ready);
     kill(&child);
-    assert_eq!(receiver.iter().collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
+    let received: Vec<_> = receiver.iter().map(Result::unwrap).collect();
+    assert_eq!(received, (0..10).collect::<Vec<_>>());
     assert!(matches!(receiver.receive_timeout(PATIENCE), Err(Error::Closed { .. })));
 }
 
@@ -391,9 +425,63 @@ fn a_queue_whose_user_is_stopped_at_any_instant_can_be_waited_for_with_a_limit()
     assert!(queue.is_empty());
 }
 
+/// It takes a while to be decoded: until the starter of the process that decodes it is gone.
+struct Slow;
+
+impl serde::Serialize for Slow {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_unit()
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Slow {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        std::thread::sleep(Duration::from_millis(200));
+        <()>::deserialize(deserializer).map(|()| Slow)
+    }
+}
+
+#[test]
+fn a_detached_child_has_its_argument_though_its_starter_is_gone() {
+    const COUNT: usize = 3;
+    fn report((_, queue, lock): (Slow, Queue<u32>, Lock<u32>)) {
+        queue.put(*lock.lock().unwrap()).unwrap();
+    }
+    fn start(queue: Queue<u32>) {
+        for _ in 0..COUNT {
+            // Nobody else has this one.
+            let lock = Lock::new(5u32).unwrap();
+            broody::spawn(report, (Slow, queue.clone(), lock)).unwrap().detach().unwrap();
+        }
+        fork::exit_now(0);
+    }
+    let queue = Queue::<u32>::new().unwrap();
+    let _ = broody::spawn(start, queue.clone()).unwrap().wait();
+    for number in 0..COUNT {
+        let read = queue.get_timeout(Duration::from_secs(10));
+        assert!(matches!(read, Ok(5)), "number {number}: {read:?}");
+    }
+}
+
 #[test]
 fn blobs_go_with_their_last_holder() {
     check(HOST, &["memory", "blobs"]);
+}
+
+#[test]
+fn named_memory_goes_with_its_program_however_that_ends() {
+    for kill in [false, true] {
+        let mut host = Program::start(HOST, &["memory", "named"]);
+        let path = host.line();
+        assert!(std::fs::exists(&path).unwrap(), "{path}");
+        if kill {
+            host.signal(signals::SIGKILL)
+        } else {
+            host.proceed()
+        }
+        host.end();
+        eventually("the name is gone", || !std::fs::exists(&path).unwrap());
+    }
 }
 
 #[test]

@@ -26,7 +26,9 @@ fn two_hundred_children_that_nobody_joins_are_reaped() {
         // Those that have ended are either gone or, for an instant, zombies.
         within(Duration::from_secs(1), "no zombie is left", || {
             children.iter().all(|child| {
-                proc::stat(child.pid()).is_none_or(|stat| stat.parent != fork::pid() || stat.letter != 'Z')
+                proc::stat(child.pid())
+                    .unwrap()
+                    .is_none_or(|stat| stat.parent != fork::pid() || stat.letter != 'Z')
             })
         });
         for (code, child) in (0..200).zip(&children) {
@@ -37,7 +39,9 @@ fn two_hundred_children_that_nobody_joins_are_reaped() {
                 other => panic!("{other}"),
             }
         }
-        eventually("everyone is gone", || children.iter().all(|child| proc::stat(child.pid()).is_none()));
+        eventually("everyone is gone", || {
+            children.iter().all(|child| proc::stat(child.pid()).unwrap().is_none())
+        });
     }
 }
 

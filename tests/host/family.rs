@@ -82,7 +82,7 @@ pub fn live(method: StartMethod, ending: &str) {
             std::thread::spawn(|| {
                 let me = broody_os::fork::pid();
                 eventually("the main thread is gone", || {
-                    broody_os::proc::stat(me).is_some_and(|stat| stat.letter == 'Z')
+                    broody_os::proc::stat(me).unwrap().is_some_and(|stat| stat.letter == 'Z')
                 });
                 println!("gone");
                 wait_for_test();
@@ -115,7 +115,7 @@ pub fn exit(method: StartMethod) {
     broody::at_exit_with_priority(10, || println!("first, first"));
     let pid = daemon.pid();
     broody::at_exit_with_priority(-1, move || {
-        println!("last; daemon there: {}", broody_os::proc::stat(pid).is_some());
+        println!("last; daemon there: {}", broody_os::proc::stat(pid).unwrap().is_some());
     });
     broody::at_exit(|| println!("never")).cancel();
     wait_for_test();

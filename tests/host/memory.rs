@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use broody::{BareLock, Blob, Child, Event, Lock, LockError, OwnerDied, Process, Queue, StartMethod};
+use broody::{
+    BareLock, Blob, Child, Event, Lock, LockError, OwnerDied, Process, Queue, SharedMemory, StartMethod,
+};
 use broody_os::{fork, proc, signals};
 use broody_tests::{PATIENCE, eventually, observer, supervisor};
 
@@ -21,6 +23,7 @@ pub fn run(scenario: &str) {
         "blobs" => blobs(),
         "many" => many(),
         "wakes" => crate::wakes::run(),
+        "named" => named(),
         "supervisor-killed-with-holder" => supervisor_dies_with_holder(),
         "supervisor-killed-before-holder" => supervisor_dies_before_holder(),
         "supervisor-killed-holder-lives" => holder_outlives_supervisor(),
@@ -111,6 +114,20 @@ fn is_told(lock: &Lock<[u64; 2]>, start: Instant) {
     assert_eq!(*lock.lock().unwrap(), [1, 0]);
 }
 
+/// Keeps named memory, in a child, too, and never drops it.
+fn named() {
+    let name = format!("broody-host-{}", fork::pid());
+    let memory = SharedMemory::create(&name, 10_000).unwrap();
+    let ready = Event::new().unwrap();
+    let keep = |(_memory, ready): (SharedMemory, Event)| await_death(&ready);
+    let _child: Child<()> =
+        Process::builder().daemon(true).spawn(keep, (memory.clone(), ready.clone())).unwrap();
+    assert!(ready.wait(Some(PATIENCE)).unwrap());
+    println!("/dev/shm/{name}");
+    std::mem::forget(memory);
+    broody_tests::wait_for_test();
+}
+
 fn supervisor_dies_with_holder() {
     let (lock, ready) = (Lock::new([0u64, 0]).unwrap(), Event::new().unwrap());
     let child: Child<()> =
@@ -143,7 +160,7 @@ fn supervisor_dies_before_holder() {
     });
     let old = supervisor().unwrap();
     fork::kill_child(old, signals::SIGKILL).unwrap();
-    eventually("the supervisor is gone", || proc::stat(old).is_none_or(|stat| stat.letter == 'Z'));
+    eventually("the supervisor is gone", || proc::stat(old).unwrap().is_none_or(|stat| stat.letter == 'Z'));
     assert!(holder.is_alive() && waiter.is_alive());
     holder.kill().unwrap();
     assert!(told.wait(Some(SOME_SECONDS)).unwrap(), "the waiter has found out by itself");
@@ -161,7 +178,7 @@ fn holder_outlives_supervisor() {
     assert!(ready.wait(Some(PATIENCE)).unwrap());
     let old = supervisor().unwrap();
     fork::kill_child(old, signals::SIGKILL).unwrap();
-    eventually("the supervisor is gone", || proc::stat(old).is_none());
+    eventually("the supervisor is gone", || proc::stat(old).unwrap().is_none());
     // The next supervisor looks after what the last one may have left undone: that is not this one's.
     let starts =
         || broody::spawn(|(): ()| 7u32, ()).is_ok_and(|child| child.join().is_ok_and(|result| result == 7));

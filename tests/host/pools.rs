@@ -43,7 +43,7 @@ fn kill_one(pool: &Pool, random: &mut Random) -> Option<Pid> {
     let pid = *workers.get(random.below(workers.len().max(1) as u64) as usize)?;
     let handle = PidFd::open(pid).ok()?;
     // The number may have been given away before it was opened: only what is the supervisor's child is ours.
-    let ours = proc::stat(pid).is_some_and(|stat| Some(stat.parent) == supervisor());
+    let ours = proc::stat(pid).unwrap().is_some_and(|stat| Some(stat.parent) == supervisor());
     (ours && handle.send_signal(signals::SIGKILL).unwrap_or(false)).then_some(pid)
 }
 

@@ -28,7 +28,7 @@ pub fn is_killed() {
         assert_eq!(child.exit_status(), Some(ExitStatus::Signal(signals::SIGKILL)));
     }
     eventually("the children of a dead supervisor are gone", || identities.iter().all(|one| one.is_gone()));
-    eventually("the dead supervisor is reaped", || broody_os::proc::stat(old).is_none());
+    eventually("the dead supervisor is reaped", || broody_os::proc::stat(old).unwrap().is_none());
 
     // The next start works, by each method; the forked child has lost nothing, and the new supervisor knows it.
     for method in [StartMethod::Forkserver, StartMethod::Spawn, StartMethod::Fork] {

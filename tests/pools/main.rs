@@ -21,6 +21,6 @@ const METHODS: [StartMethod; 3] = [StartMethod::Forkserver, StartMethod::Spawn, 
 fn are_gone(pids: &[Pid]) {
     within(PATIENCE, "the end of all workers", || {
         // A pid may have been given to another process since: that is no child of this program's.
-        pids.iter().all(|pid| proc::stat(*pid).is_none())
+        pids.iter().all(|pid| proc::stat(*pid).unwrap().is_none())
     });
 }

@@ -56,6 +56,7 @@ fn place(arena: &'static Arena) -> Place {
 fn check_place(place: Place) -> Outcome {
     assert_eq!(place.arena.objects(), 1, "what the dead one had is gone");
     use_arena(place.arena);
+    assert!(place.arena.allocated() < 4 << 20, "no pages are left: {} bytes", place.arena.allocated());
     Outcome::Done
 }
 
@@ -109,9 +110,18 @@ fn an_object_that_a_dead_process_drops_is_gone() {
 
 #[test]
 fn the_last_object_of_an_arena_that_was_full_is_dropped_by_a_dead_process() {
-    // With the last one of many the tables begin anew.
+    drop_the_last::<64>("drop the last of many objects");
+}
+
+#[test]
+fn the_last_object_of_an_arena_that_was_full_has_pages_and_is_dropped_by_a_dead_process() {
+    drop_the_last::<100_000>("drop the last of many objects, which has pages");
+}
+
+/// With the last one of many the tables begin anew.
+fn drop_the_last<const LENGTH: u64>(name: &'static str) {
     Operation::new(
-        "drop the last of many objects",
+        name,
         |arena| arena,
         |_| {
             LAST.with_borrow_mut(Vec::clear);
@@ -119,12 +129,14 @@ fn the_last_object_of_an_arena_that_was_full_is_dropped_by_a_dead_process() {
         |arena| {
             assert_eq!(arena.objects(), 0);
             use_arena(arena);
+            assert!(arena.allocated() < 4 << 20, "no pages are left: {} bytes", arena.allocated());
             Outcome::Done
         },
     )
     .prepare(|arena| {
         let many: Vec<_> = (0..300).map(|_| allocate(arena, 64)).collect();
-        LAST.with_borrow_mut(|last| last.extend(many.into_iter().take(1)));
+        LAST.with_borrow_mut(|last| last.push(allocate(arena, LENGTH)));
+        drop(many);
     })
     .in_any_order()
     .kill_everywhere();

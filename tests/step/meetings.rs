@@ -8,7 +8,7 @@ use broody_shm::robust::event::Event;
 use broody_shm::robust::guarded::Guarded;
 use broody_shm::sync::Deadline;
 
-use crate::operation::{Operation, bury, done_if};
+use crate::operation::{Operation, bury, done_if, stay_on_one_cpu};
 use crate::other::Other;
 use crate::trace::{Spot, Stop, Traced, marker};
 use crate::{MANY, soon};
@@ -70,7 +70,8 @@ fn waits() -> Operation<Notified> {
         |mut notified| {
             let rest = notify_the_rest(&mut notified);
             assert!(rest <= 1);
-            notified.lock.acquire(soon()).unwrap().expect("the lock is free");
+            let acquired = notified.lock.acquire(soon()).unwrap().expect("the lock is free");
+            assert!(rest == 0 || acquired.owner_died, "who had not used it has passed it on");
             notified.lock.release().unwrap();
             use_condition(&notified);
             // The one notification was used up, or another one has got it.
@@ -97,6 +98,23 @@ fn a_notification_that_a_dead_waiter_has_not_used_goes_to_the_next_one() {
             notified.condition.notify(1).unwrap() == 1
         })
         .kill_everywhere_at_first_use();
+}
+
+#[test]
+fn who_has_waited_longest_is_notified_first_wherever_its_line_is() {
+    stay_on_one_cpu();
+    let mut notified = notified(Arena::create(1).unwrap());
+    let notify_first = |notified: &mut Notified| {
+        assert_eq!(notified.condition.notify(1).unwrap(), 1);
+        assert_eq!(notified.others.remove(0).end(notified.arena), 0);
+    };
+    add_waiter(&mut notified);
+    add_waiter(&mut notified);
+    notify_first(&mut notified);
+    // This one has the line of the first one, before that of the second one.
+    add_waiter(&mut notified);
+    notify_first(&mut notified);
+    assert_eq!(notify_the_rest(&mut notified), 1);
 }
 
 #[test]

@@ -26,7 +26,7 @@ impl Other {
     pub fn asleep(act: impl FnOnce() -> u8) -> Self {
         let other = Self::start(act);
         let end = Instant::now() + PATIENCE;
-        while proc::stat(other.pid).is_none_or(|stat| stat.letter != 'S') {
+        while proc::stat(other.pid).unwrap().is_none_or(|stat| stat.letter != 'S') {
             assert!(!other.has_ended(), "it ends instead of waiting");
             assert!(Instant::now() < end, "it does not come to wait");
             std::thread::yield_now();
@@ -41,7 +41,7 @@ impl Other {
             if self.has_ended() {
                 return true;
             }
-            if proc::stat(self.pid).is_some_and(|stat| stat.letter == 'S') {
+            if proc::stat(self.pid).unwrap().is_some_and(|stat| stat.letter == 'S') {
                 return false;
             }
             assert!(Instant::now() < end, "it neither sleeps nor ends");
@@ -52,7 +52,7 @@ impl Other {
     /// Stops it where it is.
     pub fn stop(&self) {
         assert!(fork::kill_child(self.pid, signals::SIGSTOP).unwrap());
-        while proc::stat(self.pid).is_some_and(|stat| stat.letter != 'T') {
+        while proc::stat(self.pid).unwrap().is_some_and(|stat| stat.letter != 'T') {
             std::thread::yield_now();
         }
     }

@@ -1,10 +1,12 @@
 //! Queues that count tasks.
 
+use std::time::Instant;
+
 use broody_shm::arena::Arena;
 use broody_shm::queue::{Limits, Message, Queue, TooManyDone};
-use broody_shm::sync::Deadline;
+use broody_shm::sync::{BOUND, Deadline};
 
-use crate::operation::{Operation, Outcome, done_if};
+use crate::operation::{Operation, Outcome, done_if, stay_on_one_cpu};
 use crate::other::Other;
 use crate::{MANY, soon};
 
@@ -173,4 +175,54 @@ fn who_waits_for_tasks_and_dies_harms_nobody() {
 #[test]
 fn who_is_about_to_wait_for_tasks_does_not_sleep_through_their_end() {
     joins().stop_everywhere();
+}
+
+#[test]
+fn who_waits_for_tasks_is_woken_by_the_last_of_them() {
+    stay_on_one_cpu();
+    let mut rounds = (0..5).map(|_| {
+        let mut stage = tasks(Arena::create(1).unwrap(), 2, 2);
+        add_joiner(&mut stage);
+        stage.queue.task_done().unwrap();
+        assert!(!stage.others[0].settle(), "there is another task");
+        let start = Instant::now();
+        stage.queue.task_done().unwrap();
+        assert_eq!(stage.others.remove(0).end(stage.arena), 0);
+        start.elapsed()
+    });
+    // Nobody dies, so that no broadcast wakes it. A loaded machine makes some rounds slow, but not all.
+    assert!(rounds.any(|took| took < BOUND / 10), "who waits is woken");
+}
+
+#[test]
+fn who_is_about_to_wait_for_tasks_does_not_sleep_through_the_death_of_who_has_them() {
+    Operation::new(
+        "wait for the end of a dead process's task",
+        |arena| tasks(arena, 1, 0),
+        |stage| assert!(stage.queue.join(soon())),
+        |stage| {
+            assert_eq!(stage.queue.take_lost(), 1);
+            use_queue(&stage.queue);
+            Outcome::Done
+        },
+    )
+    .warm_up(look)
+    .ready(|stage| {
+        let queue = &stage.queue;
+        stage.others.push(Other::asleep(|| {
+            take(queue);
+            loop {
+                std::thread::park();
+            }
+        }));
+    })
+    .waits_for(|stage| {
+        let other = stage.others.remove(0);
+        other.kill();
+        assert!(stage.arena.recover_all(soon()));
+        other.reap();
+        true
+    })
+    .in_any_order()
+    .stop_everywhere();
 }

@@ -144,7 +144,7 @@ impl Traced {
             // On the same CPU, it runs now.
             std::thread::yield_now();
             looks += 1;
-            if looks % 4 == 0 && proc::stat(self.pid).is_some_and(|stat| stat.letter == 'S') {
+            if looks % 4 == 0 && proc::stat(self.pid).unwrap().is_some_and(|stat| stat.letter == 'S') {
                 asleep();
             }
             if looks > 64 {

@@ -35,13 +35,13 @@ pub struct Identity {
 impl Identity {
     /// Of a process that is there.
     pub fn of(pid: Pid) -> Option<Self> {
-        Some(Self { pid, start_time: proc::stat(pid)?.start_time })
+        Some(Self { pid, start_time: proc::stat(pid).unwrap()?.start_time })
     }
 
     /// Whether nothing is left of it that its program is answerable for: it is not there, or it is a zombie that has fallen to
     /// the machine's init.
     pub fn is_gone(self) -> bool {
-        match proc::stat(self.pid) {
+        match proc::stat(self.pid).unwrap() {
             None => true,
             Some(stat) => stat.start_time != self.start_time || (stat.letter == 'Z' && stat.parent == 1),
         }
@@ -49,7 +49,10 @@ impl Identity {
 
     /// Its letter in /proc, if it is there.
     pub fn letter(self) -> Option<char> {
-        proc::stat(self.pid).filter(|stat| stat.start_time == self.start_time).map(|stat| stat.letter)
+        proc::stat(self.pid)
+            .unwrap()
+            .filter(|stat| stat.start_time == self.start_time)
+            .map(|stat| stat.letter)
     }
 }
 

@@ -321,12 +321,11 @@ pub fn run(table: &mut Table) {
     middling_messages(table);
     long_messages(table);
     round_trips::run(table);
-    let seconds = 3;
-    let time = blocked(seconds).as_secs_f64() * 1e3;
+    let (short, long) = (blocked(1).as_secs_f64() * 1e3, blocked(10).as_secs_f64() * 1e3);
     table.row(
-        "`get` that waits, CPU time per 10 s",
-        format!("**{:.2} ms**", time * 10.0 / seconds as f64),
-        format!("{time:.2} ms in {seconds} s"),
+        "`get` that waits for 10 s, CPU time",
+        format!("**{long:.2} ms**"),
+        format!("{short:.2} ms in 1 s"),
         "under 1 ms",
     );
 }

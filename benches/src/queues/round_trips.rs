@@ -11,7 +11,7 @@ const BLOCK: u32 = 100;
 
 fn answer((questions, answers): (Queue<Pair>, Queue<Pair>)) {
     for question in &questions {
-        answers.put(question).unwrap();
+        answers.put(question.unwrap()).unwrap();
     }
 }
 

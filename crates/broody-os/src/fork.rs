@@ -99,6 +99,12 @@ pub fn set_thread_name(name: &str) {
     }
 }
 
+/// Whether there is a process `pid`, be it a zombie. Needs no descriptor. See kill(2).
+pub fn exists(pid: Pid) -> bool {
+    // SAFETY: as in `kill_child`; signal 0 only asks. EPERM: it is there, and somebody else's.
+    pid > 0 && (unsafe { libc::kill(pid, 0) } == 0 || Error::last("kill").errno() != Some(libc::ESRCH))
+}
+
 /// Sends `signal` to `pid`. `Ok(false)` when there is no such process.
 ///
 /// Only for one's own unreaped children: any other pid may mean somebody else by now.

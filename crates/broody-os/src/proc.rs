@@ -35,8 +35,17 @@ pub struct Stat {
 }
 
 /// Reads /proc/PID/stat. `None` when there is no such process.
-pub fn stat(pid: Pid) -> Option<Stat> {
-    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+///
+/// # Errors
+/// What else keeps the file from being read: nothing is known of the process then. EMFILE, ENFILE, ENOMEM.
+pub fn stat(pid: Pid) -> io::Result<Option<Stat>> {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(text) => parse_stat(&text).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into()),
+        // It is reaped between the opening and the reading.
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn parse_stat(text: &str) -> Option<Stat> {
@@ -53,11 +62,11 @@ fn parse_stat(text: &str) -> Option<Stat> {
 pub fn await_stop(pid: Pid, limit: Duration) -> bool {
     let end = Instant::now() + limit;
     let letter = |path: &std::path::Path| {
-        parse_stat(&fs::read_to_string(path.join("stat")).unwrap_or_default()).map(|stat| stat.letter)
+        fs::read_to_string(path.join("stat")).ok().and_then(|text| parse_stat(&text)).map(|stat| stat.letter)
     };
     let is_stopped = || {
         let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
-        threads.flatten().all(|thread| matches!(letter(&thread.path()), Some('T' | 't' | 'Z' | 'X') | None))
+        threads.flatten().all(|thread| matches!(letter(&thread.path()), Some('T' | 't' | 'Z' | 'X')))
     };
     while !is_stopped() {
         if Instant::now() >= end {
@@ -75,12 +84,12 @@ pub fn resident(pid: Pid) -> Option<u64> {
     Some(pages * crate::memory::page_size() as u64)
 }
 
-/// What `pid` is doing. `None` when there is no such process.
+/// What `pid` is doing. `None` when there is no such process, or nothing can be read of it.
 ///
 /// The kernel has one letter for ready and running. They are told apart by whether the CPU time in /proc/PID/schedstat moves
 /// within 10 ms, for which this waits; the other states are told at once.
 pub fn state(pid: Pid) -> Option<State> {
-    match stat(pid)?.letter {
+    match stat(pid).ok()??.letter {
         'R' => {
             let cpu_time = || {
                 Some(fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?.split(' ').next()?.to_owned())
@@ -124,7 +133,7 @@ pub fn children_of_thread(id: Pid) -> Vec<Pid> {
 }
 
 fn children_by_scan(pid: Pid) -> Vec<Pid> {
-    all().into_iter().filter(|child| stat(*child).is_some_and(|stat| stat.parent == pid)).collect()
+    all().into_iter().filter(|child| matches!(stat(*child), Ok(Some(stat)) if stat.parent == pid)).collect()
 }
 
 /// Every process that can be seen.
@@ -182,9 +191,16 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_is_not_there_is_told_from_one_that_cannot_be_read() {
+        // No process has a number beyond the kernel's limit of 2^22.
+        assert_eq!(stat(i32::MAX).unwrap(), None);
+        assert_eq!(stat(crate::fork::pid()).unwrap().unwrap().parent, crate::fork::parent_pid());
+    }
+
+    #[test]
     fn this_process_is_its_parents_child() {
         let me = crate::fork::pid();
-        let parent = stat(me).unwrap().parent;
+        let parent = stat(me).unwrap().unwrap().parent;
         assert!(children(parent).contains(&me));
         assert!(children_by_scan(parent).contains(&me));
         assert!(matches!(state(me), Some(State::Running | State::Ready | State::Blocked)));

@@ -16,8 +16,11 @@ use crate::{Error, Result, limits};
 /// A file that is larger than any memory, by default.
 const LENGTH: u64 = 1 << 44;
 
-/// Reserved at a time: a signal that interrupts the kernel's work undoes no more than this.
+/// Reserved at a time: a signal that interrupts the kernel's work undoes no more than this, and others who need pages wait no longer.
 const STEP: u64 = 32 << 20;
+
+/// Given back at a time: the kernel does one thing to a file at once, and others need pages of it, too.
+const HOLE: u64 = 128 << 20;
 
 /// The file.
 #[derive(Debug)]
@@ -85,9 +88,14 @@ impl SparseFile {
     /// Gives `length` bytes from `offset` on back to the machine. They read as zeros afterwards.
     pub fn give_back(&self, offset: u64, length: u64) {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        let punch = || rustix::fs::fallocate(&self.descriptor, flags, offset, length);
-        // A hole cannot fail to be made for another reason that the caller could do something about.
-        while length > 0 && punch() == Err(rustix::io::Errno::INTR) {}
+        let (mut at, end) = (offset, offset.saturating_add(length));
+        while at < end {
+            let step = (end - at).min(HOLE);
+            // A hole cannot fail to be made for another reason that the caller could do something about.
+            if rustix::fs::fallocate(&self.descriptor, flags, at, step) != Err(rustix::io::Errno::INTR) {
+                at += step;
+            }
+        }
     }
 
     /// Maps `length` bytes from `offset` on (both in whole pages) for reading and writing.

@@ -67,7 +67,10 @@ impl Blob {
 impl std::ops::Deref for Blob {
     type Target = [u8];
 
+    /// # Panics
+    /// In a fork, when the blob was gone before it was used there.
     fn deref(&self) -> &[u8] {
+        self.held.must_keep();
         let body = self.held.body();
         // SAFETY: mapped as long as the handle lives, and no process of the program writes to a blob after `new`.
         unsafe { std::slice::from_raw_parts(body.as_ptr().as_ptr(), body.length() as usize) }

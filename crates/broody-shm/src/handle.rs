@@ -52,7 +52,18 @@ impl<W: Primitive> Handle<W> {
         Ok((self.words(), me, self.held.arena()))
     }
 
-    /// The words, for a look.
+    /// The words, for what has no way to tell of an error.
+    ///
+    /// # Panics
+    /// In a fork, when the object was gone before it was used there.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn look(&self) -> &W {
+        self.held.must_keep();
+        self.words()
+    }
+
+    /// The words, in a process that is known to keep the object.
     #[inline]
     pub(crate) fn words(&self) -> &W {
         self.held.body().get()

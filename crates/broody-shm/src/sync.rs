@@ -111,6 +111,24 @@ impl Deadline {
         Instant::now().checked_add(limit).map_or(Deadline::Never, Deadline::At)
     }
 
+    /// The same, but not before so much time from now.
+    pub(crate) fn not_before(self, grace: Duration) -> Self {
+        match (self, Self::after(grace)) {
+            (Deadline::At(time), Deadline::At(earliest)) => Deadline::At(time.max(earliest)),
+            (Deadline::Now, earliest) => earliest,
+            (other, _) => other,
+        }
+    }
+
+    /// The same, but not after so much time from now.
+    pub(crate) fn within(self, limit: Duration) -> Self {
+        match (self, Self::after(limit)) {
+            (Deadline::At(time), Deadline::At(latest)) => Deadline::At(time.min(latest)),
+            (Deadline::Never, latest) => latest,
+            (other, _) => other,
+        }
+    }
+
     /// The time that is left, if there is an end to it.
     pub fn left(self) -> Option<Duration> {
         match self {

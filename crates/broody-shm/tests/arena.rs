@@ -1,13 +1,15 @@
 //! An arena from outside: what is refused, what comes back, what a death leaves.
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use broody_os::fork::{self, Fork};
 use broody_os::sparse::SparseFile;
 use broody_os::{events, memory, pidfd, wait};
 use broody_shm::ArenaError;
-use broody_shm::arena::{Arena, Kind};
+use broody_shm::arena::{Arena, Held, Kind};
 use broody_shm::blob::Blob;
 use broody_shm::handle::Handle;
 use broody_shm::queue::{Limits, Message, Queue};
@@ -106,6 +108,73 @@ fn all_memory_comes_back() {
     assert!(lock.acquire(soon()).unwrap().is_some());
 }
 
+/// More objects than those after which the tables begin anew with the last one.
+fn many(arena: &'static Arena) -> Vec<Arc<Held>> {
+    (0..300).map(|_| arena.allocate(Kind::Memory, 8, 0).unwrap()).collect()
+}
+
+#[test]
+fn a_hold_of_old_tables_is_none_of_the_new_ones() {
+    let arena = Arena::create(1).unwrap();
+    let held = many(arena);
+    let old = held[0].send().unwrap();
+    drop(arena.receive(held[0].name(), old).unwrap());
+    drop(held);
+    assert_eq!(arena.objects(), 0);
+    let mut held = many(arena);
+    // On its way, by the line that the old one had.
+    let new = held[0].send().unwrap();
+    assert_eq!(new.index, old.index);
+    drop(held.remove(0));
+    assert!(arena.end_transit(&[old], soon()), "as the supervisor does when a child has ended");
+    assert_eq!(arena.objects(), 300, "it is still on its way");
+    assert!(arena.end_transit(&[new], soon()));
+    assert_eq!(arena.objects(), 299);
+}
+
+#[test]
+fn tables_that_begin_anew_have_the_whole_file_again() {
+    let arena = Arena::create(1).unwrap();
+    // 16 TiB in all, a quarter of a TiB each time.
+    for _ in 0..100 {
+        let held = many(arena);
+        // There is no memory for it; a place, there is.
+        let made = arena.allocate(Kind::Memory, 1 << 38, 0);
+        assert!(!matches!(made, Err(ArenaError::TooLong { .. })), "{made:?}");
+        drop((made, held));
+    }
+}
+
+#[test]
+fn a_lock_that_is_dropped_by_its_holder_goes_if_nobody_else_keeps_it() {
+    let arena = Arena::create(1).unwrap();
+    let taken = |lock: &Handle<Guarded>| assert!(lock.acquire(soon()).unwrap().is_some());
+    let lock = Handle::<Guarded>::new(arena, 0, 0).unwrap();
+    taken(&lock);
+    drop(lock);
+    let permits = Handle::<Permits>::new(arena, 2).unwrap();
+    assert!(permits.acquire(soon()).unwrap());
+    drop(permits);
+    assert_eq!(arena.objects(), 0);
+    // In a fork that is being made it is kept until that is done.
+    let lock = Handle::<Guarded>::new(arena, 0, 0).unwrap();
+    taken(&lock);
+    let frozen = arena.freeze().unwrap();
+    drop(lock);
+    assert_eq!(arena.objects(), 1);
+    drop(frozen);
+    assert_eq!(arena.objects(), 0);
+    // Somebody else keeps this one, and is told when the holder has ended.
+    let lock = RefCell::new(Some(Handle::<Guarded>::new(arena, 0, 0).unwrap()));
+    killed_after(arena, || {
+        let lock = lock.take().unwrap();
+        taken(&lock);
+        drop(lock);
+    });
+    let lock = lock.take().unwrap();
+    assert!(lock.acquire(soon()).unwrap().unwrap().owner_died);
+}
+
 #[test]
 fn what_a_killed_process_held_is_free_and_said_to_be() {
     let arena = Arena::create(1).unwrap();
@@ -168,7 +237,23 @@ fn more_memory_than_there_is_is_an_error() {
     let error = Blob::new(arena, 1 << 42, |_| {}).map(|_| ()).unwrap_err();
     assert!(matches!(error, ArenaError::Os(_)), "{error}");
     assert!(matches!(arena.allocate(Kind::Memory, u64::MAX / 2, 0), Err(ArenaError::TooLong { .. })));
+    assert!(matches!(arena.allocate(Kind::Memory, u64::MAX, 0), Err(ArenaError::TooLong { .. })));
     assert!(arena.allocate(Kind::Memory, 1 << 44, 0).is_err());
     assert_eq!(arena.objects(), 0);
     assert!(Blob::new(arena, 1 << 20, |_| {}).is_ok());
+}
+
+#[test]
+fn before_a_fork_nothing_goes_until_the_child_has_what_it_inherits() {
+    let arena = Arena::create(1).unwrap();
+    let make = || Handle::<Guarded>::new(arena, 0, 0).unwrap();
+    let before = make();
+    let frozen = (arena.freeze().unwrap(), arena.freeze().unwrap());
+    let since = make();
+    drop((before, since));
+    assert_eq!(arena.objects(), 2, "a fork in this instant has copies of both");
+    drop(frozen.0);
+    assert_eq!(arena.objects(), 2, "there is another fork");
+    drop(frozen.1);
+    assert_eq!(arena.objects(), 0);
 }

@@ -229,3 +229,158 @@ fn a_panic_while_a_message_is_looked_at_takes_it_and_keeps_nobody_up() {
     join(child);
     assert_eq!(queue.len(), 1);
 }
+
+#[test]
+fn threads_of_one_process_put_and_take_each_message_once() {
+    const EACH: u32 = 20_000;
+    let arena = Arena::create(1).unwrap();
+    let queue = Queue::new(arena, Limits::default(), 0, false).unwrap();
+    let seen: Vec<u32> = std::thread::scope(|scope| {
+        let take = || {
+            let (mut buffer, mut seen) = (Vec::new(), Vec::new());
+            while queue.take(&mut buffer, soon()).is_ok() {
+                seen.push(u32::from_le_bytes(buffer[..4].try_into().unwrap()));
+            }
+            seen
+        };
+        let takers = [scope.spawn(take), scope.spawn(take)];
+        let put = |from: u32| {
+            for number in from..from + EACH {
+                // Some of them are not short.
+                let mut bytes = vec![0; 4 + (number as usize % 50) * 100];
+                bytes[..4].copy_from_slice(&number.to_le_bytes());
+                queue.put(message(&bytes), soon()).unwrap();
+            }
+        };
+        let putters = [scope.spawn(move || put(0)), scope.spawn(move || put(EACH))];
+        putters.into_iter().for_each(|putter| putter.join().unwrap());
+        queue.close();
+        takers.into_iter().flat_map(|taker| taker.join().unwrap()).collect()
+    });
+    let mut sorted = seen;
+    sorted.sort_unstable();
+    assert!(sorted.into_iter().eq(0..2 * EACH));
+    assert_eq!(arena.rescues(), 0);
+}
+
+#[test]
+fn what_was_put_before_the_close_is_taken() {
+    let arena = Arena::create(1).unwrap();
+    for _ in 0..500 {
+        let queue = Queue::new(arena, Limits::default(), 0, false).unwrap();
+        let (put, taken) = std::thread::scope(|scope| {
+            let putter = scope.spawn(|| {
+                let mut count = 0;
+                while queue.put(message(b"one more"), soon()).is_ok() {
+                    count += 1;
+                }
+                count
+            });
+            let taker = scope.spawn(|| {
+                let mut count = 0;
+                let mut buffer = Vec::new();
+                while queue.take(&mut buffer, soon()).is_ok() {
+                    count += 1;
+                }
+                count
+            });
+            std::thread::yield_now();
+            queue.close();
+            (putter.join().unwrap(), taker.join().unwrap())
+        });
+        assert_eq!(put, taken);
+    }
+}
+
+#[test]
+fn who_only_tries_waits_for_who_is_at_it() {
+    let arena = Arena::create(1).unwrap();
+    let queue = Queue::new(arena, Limits::default(), 0, false).unwrap();
+    let fill = |count: usize| (0..count).for_each(|_| queue.put(message(b"there"), Deadline::Now).unwrap());
+    fill(1000);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut buffer = Vec::new();
+                // There are always hundreds.
+                for _ in 0..50_000 {
+                    queue.take(&mut buffer, Deadline::Now).unwrap();
+                    queue.put(message(b"there"), Deadline::Now).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(queue.len(), 1000);
+}
+
+#[test]
+fn a_bound_in_bytes_is_for_long_messages_as_for_short_ones() {
+    let arena = Arena::create(1).unwrap();
+    let limits = Limits { bytes: Some(10 << 20), ..Limits::default() };
+    let queue = Queue::new(arena, limits, 0, false).unwrap();
+    let long = vec![7; 100 << 10];
+    for _ in 0..50 {
+        queue.put(message(&long), Deadline::Now).unwrap();
+    }
+    let mut buffer = Vec::new();
+    for _ in 0..50 {
+        let taken = queue.take(&mut buffer, Deadline::Now).unwrap();
+        assert_eq!(taken.blob.as_deref().unwrap_or(&buffer), long);
+    }
+}
+
+#[test]
+fn a_message_that_goes_alone_has_its_turn_beside_short_ones() {
+    let arena = Arena::create(1).unwrap();
+    let limits = Limits { bytes: Some(1 << 20), ..Limits::default() };
+    let queue = Queue::new(arena, limits, 0, false).unwrap();
+    // By processes: threads of one are not kept apart.
+    let shorts = in_child(|| while queue.put(message(&[1; 1000]), soon()).is_ok() {});
+    let long = in_child(|| {
+        for _ in 0..3 {
+            queue.put(message(&[2; 900 << 10]), soon()).unwrap();
+        }
+        queue.close();
+    });
+    let (mut buffer, mut seen, mut shorter) = (Vec::new(), 0, 0);
+    loop {
+        // It is never empty while somebody fills it: two are left for a while, in which more may come.
+        let patience = Deadline::after(Duration::from_millis(50));
+        while queue.len() < 2 && !queue.is_closed() && !patience.is_over() {
+            std::thread::yield_now();
+        }
+        let Ok(taken) = queue.take(&mut buffer, soon()) else { break };
+        seen += usize::from(taken.blob.is_some());
+        shorter += usize::from(taken.blob.is_none());
+        assert!(shorter < 100_000, "{shorter} short messages went before {seen} long ones");
+    }
+    assert_eq!(seen, 3);
+    join(shorts);
+    join(long);
+}
+
+#[test]
+fn too_many_handles_in_a_message_are_refused() {
+    let arena = Arena::create(1).unwrap();
+    let queue = Queue::new(arena, Limits::default(), 0, false).unwrap();
+    let holds = vec![broody_shm::arena::HoldId { index: 0, use_number: 0 }; 70_000];
+    let refused = queue.put(Message { bytes: b"x", holds: &holds }, Deadline::Now);
+    assert!(matches!(refused, Err(QueueError::Arena(_))), "{refused:?}");
+    queue.put(message(b"y"), Deadline::Now).unwrap();
+    assert_eq!(queue.take_as(Deadline::Now, <[u8]>::to_vec).unwrap().0, b"y");
+}
+
+#[test]
+fn nobody_puts_where_a_message_is_still_being_read() {
+    let arena = Arena::create(1).unwrap();
+    let limits = Limits { messages: Some(1), ..Limits::default() };
+    let queue = Queue::new(arena, limits, 0, false).unwrap();
+    let is_full = || matches!(queue.put(message(b"second"), Deadline::Now), Err(QueueError::TimedOut));
+    let put_first = || queue.put(message(b"first"), Deadline::Now).unwrap();
+    // The other way, which maps the ring, and the short one.
+    put_first();
+    queue.take_many(1, Deadline::Now, |bytes, _| assert!(bytes == b"first" && is_full())).unwrap();
+    put_first();
+    assert_eq!(queue.take_short(|bytes| Some(bytes == b"first" && is_full())), Some(true));
+    assert!(queue.is_empty());
+}

@@ -188,7 +188,7 @@ impl Context {
         }
     }
 
-    /// What makes queues pollable.
+    /// What makes queues and their like pollable.
     pub(crate) fn watcher(&self) -> &Watcher {
         &self.watcher
     }

@@ -88,22 +88,45 @@ enum Collecting {
     Something,
 }
 
-/// Runs `encode`; the handles that it encodes are collected.
+/// Runs `encode`; the handles that it encodes are collected. What is encoded may itself put something into a queue.
 pub(crate) fn collect<T>(encode: impl FnOnce() -> T) -> (T, Outgoing) {
-    // Neither is left behind by a panic, so that the next one begins anew.
-    struct Guard;
-    impl Drop for Guard {
-        fn drop(&mut self) {
-            COLLECTING.set(Collecting::No);
+    let outer = Collection::begin();
+    let value = encode();
+    (value, outer.end())
+}
+
+/// What was being collected in this thread when another collection began; goes on when that is over, also by a panic.
+struct Collection {
+    collecting: Collecting,
+    outgoing: Option<Outgoing>,
+}
+
+impl Collection {
+    fn begin() -> Self {
+        let collecting = COLLECTING.replace(Collecting::Nothing);
+        Self { collecting, outgoing: (collecting == Collecting::Something).then(|| OUTGOING.take()) }
+    }
+
+    /// Ends the inner one, and gives what it has collected.
+    fn end(self) -> Outgoing {
+        if COLLECTING.replace(Collecting::Nothing) == Collecting::Something {
+            OUTGOING.take()
+        } else {
+            Outgoing::default()
         }
     }
-    COLLECTING.set(Collecting::Nothing);
-    let guard = Guard;
-    let value = encode();
-    let collected = COLLECTING.get();
-    drop(guard);
-    let outgoing = if collected == Collecting::Something { OUTGOING.take() } else { Outgoing::default() };
-    (value, outgoing)
+}
+
+impl Drop for Collection {
+    fn drop(&mut self) {
+        // Something is left only by a panic.
+        let left = COLLECTING.replace(self.collecting) == Collecting::Something;
+        match self.outgoing.take() {
+            Some(outgoing) => drop(OUTGOING.replace(outgoing)),
+            None if left => drop(OUTGOING.take()),
+            None => {}
+        }
+    }
 }
 
 /// The error of a codec that has lost the reason; the reason is kept for [`take_problem`].

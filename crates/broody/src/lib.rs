@@ -45,6 +45,7 @@ mod reaper;
 mod supervisor;
 mod sync;
 mod wait;
+mod watch;
 mod watcher;
 
 pub use boot::{init, set_executable};
@@ -53,7 +54,7 @@ pub use broody_os::proc::State;
 pub use broody_os::wait::{ExitStatus, Usage};
 /// What `Lock`, `Value` and `Array` ask of the data that they hold.
 pub use bytemuck;
-pub use data::{Array, ArrayGuard, Atomic, Blob, SharedMemory, Value};
+pub use data::{Array, ArrayGuard, Atomic, Blob, SharedMemory, Value, ValueGuard};
 pub use error::{Error, Result};
 pub use exit::{ExitFunction, at_exit, at_exit_with_priority};
 pub use pool::policy;
@@ -66,7 +67,8 @@ pub use process::{
     cpu_count, current_process, fork, parent_process, spawn,
 };
 pub use queue::{
-    Bytes, BytesQueue, Connection, Iter, JoinableQueue, Queue, QueueBuilder, Receiver, Sender, channel, pipe,
+    Bytes, BytesQueue, Connection, Iter, JoinableQueue, Queue, QueueBuilder, Receiver, Sender, Takes,
+    channel, channel_bytes, pipe, pipe_bytes,
 };
 pub use sync::{
     BareLock, Barrier, BoundedSemaphore, Condition, Event, Lock, LockError, LockGuard, LockResult, OwnerDied,

@@ -6,10 +6,16 @@ use std::time::{Duration, Instant};
 
 use broody_os::events;
 
-use crate::queue::{BytesQueue, Connection, JoinableQueue, Queue, Receiver, Watch};
+use crate::queue::{BytesQueue, Connection, JoinableQueue, Queue, Receiver};
+use crate::sync::{BoundedSemaphore, Event, Semaphore};
+use crate::watch::Watch;
 use crate::{Child, ParentProcess, Process, Result};
 
-/// Something that can be waited for together with others: queues, ends of pipes, processes, and whatever has a descriptor.
+/// Something that can be waited for together with others: queues, ends of pipes, events, semaphores, processes, and whatever has a descriptor.
+///
+/// Locks, conditions and barriers are not among them. To give a lock back would have to look for those who watch, at the price of a full
+/// fence, each time; and who waits for a notification or a meeting is counted and has his turn, which somebody who may or may not come back
+/// from poll(2) cannot have.
 ///
 /// See [`wait`].
 pub trait Waitable {
@@ -61,10 +67,10 @@ impl<'a> Source<'a> {
 }
 
 /// Waits until at least one of `things` is ready, at most for `limit` if there is one. Gives the indices of those that are, in their order; none
-/// when the time was over.
+/// when the time was over, and at once where there are no things.
 ///
-/// A queue or pipe is ready when there is something to be taken, or when it is closed; a process when it has ended; a descriptor when
-/// it is readable. As Python's `multiprocessing.connection.wait`.
+/// A queue or pipe is ready when there is something to be taken, or when it is closed; an event when it is set; a semaphore when it has a token or
+/// permit; a process when it has ended; a descriptor when it is readable. As Python's `multiprocessing.connection.wait`.
 ///
 /// ```
 /// # broody::init();
@@ -81,6 +87,9 @@ impl<'a> Source<'a> {
 /// # Errors
 /// [`Os`](crate::Error::Os) when there are no descriptors left.
 pub fn wait(things: &[&dyn Waitable], limit: Option<Duration>) -> Result<Vec<usize>> {
+    if things.is_empty() {
+        return Ok(Vec::new());
+    }
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     let sources = things.iter().map(|thing| thing.source()).collect::<Result<Vec<_>>>()?;
     loop {
@@ -109,7 +118,7 @@ pub fn wait(things: &[&dyn Waitable], limit: Option<Duration>) -> Result<Vec<usi
     }
 }
 
-impl<T> Waitable for Queue<T> {
+impl<T: ?Sized> Waitable for Queue<T> {
     fn source(&self) -> Result<Source<'_>> {
         Ok(Source(Repr::Watch(self.core().watch()?)))
     }
@@ -121,13 +130,13 @@ impl<T> Waitable for JoinableQueue<T> {
     }
 }
 
-impl<T> Waitable for Receiver<T> {
+impl<T: ?Sized> Waitable for Receiver<T> {
     fn source(&self) -> Result<Source<'_>> {
         self.queue().source()
     }
 }
 
-impl<S, R> Waitable for Connection<S, R> {
+impl<S: ?Sized, R: ?Sized> Waitable for Connection<S, R> {
     fn source(&self) -> Result<Source<'_>> {
         self.receiver().source()
     }
@@ -138,6 +147,20 @@ impl Waitable for BytesQueue {
         Ok(Source(Repr::Watch(self.0.watch()?)))
     }
 }
+
+macro_rules! is_watched {
+    ($($type:ty),*) => {
+        $(
+            impl Waitable for $type {
+                fn source(&self) -> Result<Source<'_>> {
+                    Ok(Source(Repr::Watch(self.watch()?)))
+                }
+            }
+        )*
+    };
+}
+
+is_watched!(Event, Semaphore, BoundedSemaphore);
 
 impl Waitable for ParentProcess {
     fn source(&self) -> Result<Source<'_>> {

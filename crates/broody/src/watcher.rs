@@ -1,8 +1,9 @@
-//! The thread that makes queues pollable.
+//! The thread that makes queues, events and semaphores pollable.
 //!
 //! A queue is told of by words in shared memory, which poll(2) knows nothing of. A process that polls a queue has an eventfd for it, and this one
 //! thread, which sleeps on the process's *bell* in the arena and signals the eventfds of the queues that have something. Who puts into a
-//! queue that somebody watches rings the bells, once for each time that the queue has been found empty.
+//! queue that somebody watches rings the bells, once for each time that the queue has been found empty. Events that are set and semaphores
+//! that are released do the same.
 //!
 //! A death rings all bells; the thread also looks by itself every second. It ends when nothing is watched any more.
 
@@ -14,7 +15,7 @@ use crate::Result;
 use crate::context::lock;
 use crate::helper;
 use crate::memory;
-use crate::queue::Watch;
+use crate::watch::Watch;
 
 /// What this process watches.
 #[derive(Default)]
@@ -29,7 +30,7 @@ struct State {
 }
 
 impl Watcher {
-    /// Watches one more queue.
+    /// Watches one thing more.
     pub(crate) fn add(&self, watch: &Arc<Watch>) -> Result<()> {
         let arena = memory::arena()?;
         let mut state = lock(&self.state);
@@ -59,6 +60,8 @@ fn work(arena: &'static Arena, state: &Mutex<State>) {
         let watched: Vec<_> = locked.watched.iter().filter_map(Weak::upgrade).collect();
         drop(locked);
         for watch in watched {
+            // Another process may have been faster: then nobody rings for what comes next, unless it is asked to.
+            watch.look_again();
             watch.tell();
         }
         arena.await_bell(rung);

@@ -1,5 +1,7 @@
 //! Shared objects as values: passed to children of every start method, sent through queues, cloned, inherited, dropped.
 
+#![allow(unsafe_code)]
+
 use std::time::Duration;
 
 use broody::{
@@ -83,11 +85,11 @@ fn everything_is_a_value_for_every_start_method() {
         assert_eq!(&*bytes.get(None).unwrap(), b"bytes");
         tasks.join(Some(PATIENCE)).unwrap();
         // The child's end is gone; a fork's parent dropped its own with the arguments.
-        assert_eq!(receiver.iter().collect::<Vec<_>>(), [6], "{method:?}");
+        assert_eq!(receiver.iter().map(Result::unwrap).collect::<Vec<_>>(), [6], "{method:?}");
         assert_eq!(ours.receive().unwrap(), 71);
         assert!(matches!(ours.receive(), Err(Error::Closed { .. })));
         assert_eq!(value.get().unwrap(), 7);
-        assert_eq!(*array.lock().unwrap(), [0, 9, 0]);
+        assert_eq!(array.lock().unwrap().to_vec(), [0, 9, 0]);
         let mut here = [0; 4];
         memory.read(3, &mut here).unwrap();
         assert_eq!(&here, b"here");
@@ -119,6 +121,100 @@ fn what_a_fork_inherits_outlives_its_parents_handle() {
     go.set().unwrap();
     assert_eq!(done.get_timeout(PATIENCE).unwrap(), 42);
     child.join().unwrap();
+}
+
+#[test]
+fn what_a_fork_of_a_fork_inherits_outlives_the_handles_of_both() {
+    let (go, dropped) = (Event::new().unwrap(), Event::new().unwrap());
+    let inherited = Lock::new(41u32).unwrap();
+    let child = broody::fork({
+        let (go, dropped) = (go.clone(), dropped.clone());
+        // Moved: with the closure, this process drops its only handle.
+        move || {
+            let grandchild = broody::fork(|| {
+                go.wait(Some(PATIENCE)).unwrap();
+                *inherited.lock().unwrap() + 1
+            });
+            drop(inherited);
+            dropped.set().unwrap();
+            grandchild.unwrap().join().unwrap()
+        }
+    })
+    .unwrap();
+    assert!(dropped.wait(Some(PATIENCE)).unwrap());
+    go.set().unwrap();
+    assert_eq!(child.join().unwrap(), 42);
+}
+
+/// Runs `act` in a fork that knows nothing of broody, and `meanwhile` here. Whether `act` returned.
+fn in_raw_fork(act: impl FnOnce(), meanwhile: impl FnOnce()) -> bool {
+    // SAFETY: the child uses only what it inherits, and exits at once.
+    match unsafe { libc::fork() } {
+        0 => {
+            let panicked = panics(act);
+            // SAFETY: no exit function of the test's runs in the child.
+            unsafe { libc::_exit(panicked.into()) }
+        }
+        pid => {
+            meanwhile();
+            let mut status = 0;
+            // SAFETY: a child of this process, and a place for its status.
+            assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+            status == 0
+        }
+    }
+}
+
+/// Whether `act` panics.
+fn panics<R>(act: impl FnOnce() -> R) -> bool {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)).is_err()
+}
+
+#[test]
+fn a_fork_does_not_touch_what_is_another_object_by_now() {
+    type Things = (Event, Value<u64>, Lock<[u8; 10]>, Lock<[u8; 3000]>, [Array<u8>; 2], SharedMemory, Blob);
+    let make = || -> Things {
+        let arrays = [Array::new(&[1; 10]).unwrap(), Array::new(&[1; 3000]).unwrap()];
+        let (event, value) = (Event::new().unwrap(), Value::new(1).unwrap());
+        let (short, long) = (Lock::new([1; 10]).unwrap(), Lock::new([1; 3000]).unwrap());
+        let (memory, blob) = (SharedMemory::new(3000).unwrap(), Blob::new(&[1; 3000]).unwrap());
+        memory.write(0, &[1; 3000]).unwrap();
+        event.set().unwrap();
+        (event, value, short, long, arrays, memory, blob)
+    };
+    let try_all = |(event, value, short, long, arrays, memory, blob): &Things| {
+        assert!(panics(|| event.clear()) && panics(|| event.is_set()) && event.set().is_err());
+        assert!(panics(|| value.store(2)) && panics(|| value.load()) && panics(|| value.fetch_add(1)));
+        assert!(panics(|| value.compare_exchange(1, 2)) && value.set(2).is_err());
+        assert!(short.lock().is_err() && long.lock().is_err() && panics(|| long.is_locked()));
+        for array in arrays {
+            assert!(array.store(0, 2).is_err() && array.load(0).is_err() && array.fetch_add(0, 1).is_err());
+            assert!(array.get(0).is_err() && array.set(0, 2).is_err() && array.lock().is_err());
+        }
+        assert!(memory.write(0, &[2]).is_err() && memory.read(0, &mut [0]).is_err());
+        assert!(panics(|| memory.as_ptr()) && panics(|| blob.len()));
+    };
+    let things = std::cell::RefCell::new(Some(make()));
+    let (ready, others) = (Event::new().unwrap(), std::cell::OnceCell::new());
+    let refused = in_raw_fork(
+        || {
+            assert!(ready.wait(Some(PATIENCE)).unwrap());
+            try_all(things.borrow().as_ref().unwrap());
+        },
+        || {
+            drop(things.take());
+            // In the same places, as likely as not.
+            others.set(make()).unwrap();
+            ready.set().unwrap();
+        },
+    );
+    assert!(refused, "see above");
+    let (event, value, short, long, arrays, memory, blob) = others.get().unwrap();
+    let mut bytes = [0; 3000];
+    memory.read(0, &mut bytes).unwrap();
+    assert!(event.is_set() && value.load() == 1 && bytes == [1; 3000] && blob[..] == [1; 3000]);
+    assert!(*short.lock().unwrap() == [1; 10] && *long.lock().unwrap() == [1; 3000]);
+    assert!(arrays.iter().all(|array| array.lock().unwrap().iter().all(|item| item == 1)));
 }
 
 #[test]
@@ -182,6 +278,15 @@ fn an_object_of_another_type_is_refused_by_the_receiver() {
 }
 
 #[test]
+fn what_is_longer_than_any_memory_is_an_error() {
+    let is_error = |error: Error| error.to_string().contains("memory");
+    assert!(is_error(SharedMemory::new(usize::MAX).unwrap_err()));
+    assert!(is_error(Array::<u8>::zeroed(usize::MAX).unwrap_err()));
+    assert!(is_error(Array::<u64>::zeroed(usize::MAX).unwrap_err()));
+    assert!(SharedMemory::create(&format!("broody-huge-{}", std::process::id()), usize::MAX).is_err());
+}
+
+#[test]
 fn a_shared_object_cannot_be_a_result() {
     let child = broody::spawn(|(): ()| Lock::new(1u8).unwrap(), ()).unwrap();
     let error = child.join().unwrap_err();
@@ -233,6 +338,8 @@ fn releasing_what_is_not_held_is_an_error_and_changes_nothing() {
     assert!(BoundedSemaphore::new(1_000_000).is_err());
     assert!(Barrier::new(0).is_err());
     assert!(Queue::<u8>::bounded(0).is_err());
+    assert!(BytesQueue::bounded(Some(0), None).is_err() && BytesQueue::bounded(None, Some(0)).is_err());
+    assert!(JoinableQueue::<u8>::with(Queue::builder().messages(0)).is_err());
 }
 
 #[test]
@@ -247,7 +354,7 @@ fn full_empty_and_closed_queues_say_so() {
     assert!(matches!(queue.put_timeout(3, SHORT), Err(Error::TimedOut { .. })));
     queue.close();
     assert!(matches!(queue.put(3), Err(Error::Closed { .. })));
-    assert_eq!(queue.iter().collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(queue.iter().map(Result::unwrap).collect::<Vec<_>>(), [1, 2]);
     assert!(matches!(queue.get(), Err(Error::Closed { .. })));
 }
 
@@ -373,6 +480,26 @@ fn a_barrier_that_somebody_gives_up_breaks_for_all_until_it_is_reset() {
 }
 
 #[test]
+fn a_party_that_ends_in_order_breaks_no_barrier_though_it_never_drops_its_handle() {
+    let barrier = Barrier::new(2).unwrap();
+    for method in METHODS {
+        let child = Process::builder().start_method(method).spawn(
+            |barrier: Barrier| {
+                barrier.wait(Some(PATIENCE)).unwrap();
+                std::mem::forget(barrier);
+            },
+            barrier.clone(),
+        );
+        let child = child.unwrap();
+        barrier.wait(Some(PATIENCE)).unwrap();
+        child.join().unwrap();
+        // Then what it held is put right.
+        child.wait().unwrap();
+        assert!(!barrier.is_broken(), "{method:?}");
+    }
+}
+
+#[test]
 fn a_large_lock_and_array_are_memory_of_their_own() {
     let lock = Lock::new([3u64; 1000]).unwrap();
     let array = Array::<u16>::zeroed(1_000_000).unwrap();
@@ -399,7 +526,7 @@ fn objects_are_freed_with_their_last_handle() {
         copy.send(1).is_ok()
     }
     assert!(broody::spawn(hold, sender).unwrap().join().unwrap());
-    assert_eq!(Receiver::iter(&receiver).collect::<Vec<_>>(), [1]);
+    assert_eq!(Receiver::iter(&receiver).map(Result::unwrap).collect::<Vec<_>>(), [1]);
 }
 
 #[test]
@@ -452,4 +579,29 @@ fn named_memory_is_shared_by_name_and_goes_with_its_last_user() {
     for wrong in ["", "a/b", "..", &"x".repeat(300)] {
         assert!(matches!(SharedMemory::create(wrong, 1), Err(Error::Invalid { .. })), "{wrong}");
     }
+}
+
+#[test]
+fn tasks_of_who_panics_or_drops_the_queue_are_lost_and_nobody_waits_for_them() {
+    fn panics(queue: JoinableQueue<u32>) {
+        assert_eq!(queue.get().unwrap(), 99, "on purpose");
+    }
+    fn drops((queue, end): (JoinableQueue<u32>, Event)) {
+        queue.get().unwrap();
+        drop(queue);
+        end.wait(Some(PATIENCE)).unwrap();
+    }
+    let queue = JoinableQueue::<u32>::new().unwrap();
+    queue.put(1).unwrap();
+    let child = broody::spawn(panics, queue.clone()).unwrap();
+    assert!(child.join().is_err());
+    assert!(matches!(queue.join(Some(PATIENCE)), Err(Error::TasksLost { count: 1 })));
+    queue.put(2).unwrap();
+    let end = Event::new().unwrap();
+    let child = broody::spawn(drops, (queue.clone(), end.clone())).unwrap();
+    // It is alive, and could not say any more that it is done. Who waits already is told.
+    assert!(matches!(queue.join(Some(PATIENCE)), Err(Error::TasksLost { count: 1 })));
+    end.set().unwrap();
+    child.join().unwrap();
+    queue.join(Some(PATIENCE)).unwrap();
 }

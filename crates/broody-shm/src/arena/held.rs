@@ -1,17 +1,14 @@
 //! A process's own handle on an object.
 //!
-//! All handles of a process on one object share one [`Held`], and that has one hold in the arena. What a process knows of its own lives in a
-//! [`Local`], of which a forked child makes a new one: the child is another owner. It has copies of its parent's handles, without holds
-//! for them. They get one when they are first used, if the object is still there then; a fork that goes through [`Arena::freeze`]
-//! loses none of them in between.
+//! All handles of a process on one object share one [`Held`], and that has one hold in the arena; a copy that a fork has inherited gets
+//! one of its own when it is used there.
 
-use std::collections::BTreeMap;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Weak};
 
 use broody_os::memory::Mapping;
 
-use super::holds::{HoldId, IN_TRANSIT};
+use super::holds::IN_TRANSIT;
 use super::layout::{HOLD_TABLE, OBJECT_TABLE, SMALL_BODY};
 use super::objects::{Kind, Request};
 use super::{Arena, forks};
@@ -20,99 +17,22 @@ use crate::blob::MESSAGE;
 use crate::owner::Owner;
 use crate::sync::{AtomicU32, AtomicU64, Deadline, Ordering};
 
-/// What this process, and no other, knows of an arena.
-#[derive(Debug)]
-pub(super) struct Local {
-    forks: u32,
-    owner: Owner,
-    registry: Mutex<Registry>,
-    /// Mappings of long messages that this process has let go of, for the next ones in the same places.
-    mappings: Mutex<Vec<(u64, Mapping)>>,
-}
-
-/// The most mappings that are kept, and the longest, in bytes.
-const MAPPINGS: usize = 8;
-const LONGEST_MAPPING: usize = 16 << 20;
-
-#[derive(Debug, Default)]
-struct Registry {
-    held: BTreeMap<u32, Weak<Held>>,
-    /// While a forked child has not got its own holds: how many such forks there are, and what is released after.
-    frozen: u32,
-    late: Vec<u32>,
-}
-
 impl Arena {
-    /// The calling process, as an owner. Claims a slot the first time.
-    #[inline]
-    pub(crate) fn me(&self) -> Result<Owner, ArenaError> {
-        // Relaxed: both halves are of one store, and an owner is all that is wanted.
-        let me = self.me.load(Ordering::Relaxed);
-        match Owner::in_word(me as u32) {
-            Some(owner) if (me >> 32) as u32 == forks() => Ok(owner),
-            _ => self.local().map(|local| local.owner),
-        }
-    }
-
-    #[inline]
-    fn local(&self) -> Result<&Local, ArenaError> {
-        // Acquire: pairs with the release in `make_local`.
-        let local = self.local.load(Ordering::Acquire);
-        // SAFETY: what was ever stored there is never freed.
-        match unsafe { local.as_ref() } {
-            Some(local) if local.forks == forks() => Ok(local),
-            _ => self.make_local(local),
-        }
-    }
-
-    /// What this process already has here.
-    fn existing_local(&self) -> Option<&Local> {
-        // SAFETY: as in `local`.
-        unsafe { self.local.load(Ordering::Acquire).as_ref() }.filter(|local| local.forks == forks())
-    }
-
-    #[cold]
-    fn make_local(&self, before: *mut Local) -> Result<&Local, ArenaError> {
-        let owner = self.claim_slot()?;
-        let made = Box::leak(Box::new(Local {
-            forks: forks(),
-            owner,
-            registry: Mutex::default(),
-            mappings: Mutex::default(),
-        }));
-        // The one that is replaced is the parent's, whose locks its threads may hold: it stays as it is.
-        match self.local.compare_exchange(before, made, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => {
-                self.me.store((u64::from(made.forks) << 32) | u64::from(owner.bits()), Ordering::Relaxed);
-                Ok(made)
-            }
-            Err(theirs) => {
-                // Another thread was faster: nobody has seen this slot.
-                self.free_slot(owner);
-                // SAFETY: as above; it is not null, since something was stored there.
-                Ok(unsafe { &*theirs })
-            }
-        }
-    }
-
-    fn registry(&self) -> Result<MutexGuard<'_, Registry>, ArenaError> {
-        Ok(self.local()?.registry.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
-    }
-
     /// Makes an object.
+    ///
+    /// What takes long, its pages, is done outside of the lock, between two steps under it.
     pub(crate) fn make(&'static self, request: &Request) -> Result<Arc<Held>, ArenaError> {
-        let locked = self.lock(Deadline::Never)?;
-        let (index, name, hold) = locked.make(request)?;
+        let mut locked = self.lock_soon()?;
+        let (index, lacks_pages) = locked.prepare(request)?;
+        if lacks_pages {
+            drop(locked);
+            locked = self.furnish(index, request.length)?;
+        }
+        let (name, hold) = locked.found(index)?;
         let me = locked.me;
         drop(locked);
-        let held = match Held::new(self, Name { index, name }, hold, me) {
-            Ok(held) => Arc::new(held),
-            Err(error) => {
-                self.lock(Deadline::Never)?.release_hold(hold);
-                return Err(error);
-            }
-        };
-        self.registry()?.held.insert(index, Arc::downgrade(&held));
+        let held = Held::new(self, Name { index, name }, hold, me)?;
+        self.registry()?.enter(&held);
         Ok(held)
     }
 
@@ -139,46 +59,9 @@ impl Arena {
         Ok(held)
     }
 
-    /// Opens an object that was encoded by [`Held::send`], in whatever process.
-    ///
-    /// # Errors
-    /// [`ArenaError::Gone`] when it is no more.
-    pub fn receive(&'static self, name: Name, transit: HoldId) -> Result<Arc<Held>, ArenaError> {
-        let mut registry = self.registry()?;
-        let known = registry.held.get(&name.index).and_then(Weak::upgrade).filter(|held| held.name == name);
-        let locked = self.lock(Deadline::Never)?;
-        let sent =
-            locked.in_transit(transit).filter(|hold| hold.object.load(Ordering::Relaxed) == name.index + 1);
-        if let Some(held) = known {
-            held.adopt_under(&locked)?;
-            if sent.is_some() {
-                locked.release_hold(transit.index);
-            }
-            return Ok(held);
-        }
-        if !locked.is_there(name) {
-            return Err(ArenaError::Gone);
-        }
-        let hold = match sent {
-            Some(hold) => {
-                // Whose it is first: whoever dies before the last of these leaves a hold of his own, which goes with him.
-                hold.process.store(locked.me.bits(), Ordering::Relaxed);
-                hold.queue.store(0, Ordering::Release);
-                hold.flags.store(0, Ordering::Release);
-                transit.index
-            }
-            None => locked.add_hold(name.index, 0)?.index,
-        };
-        let me = locked.me;
-        drop(locked);
-        let held = Arc::new(Held::new(self, name, hold, me)?);
-        registry.held.insert(name.index, Arc::downgrade(&held));
-        Ok(held)
-    }
-
     /// A hold of this process's on an object that is known to be there.
-    pub(crate) fn hold_object(&'static self, index: u32) -> Result<Held, ArenaError> {
-        let locked = self.lock(Deadline::Never)?;
+    pub(crate) fn hold_object(&'static self, index: u32) -> Result<Arc<Held>, ArenaError> {
+        let locked = self.lock_soon()?;
         let object = self.object(index);
         let name = Name { index, name: object.name.load(Ordering::Relaxed) };
         if !locked.is_there(name) {
@@ -199,64 +82,10 @@ impl Arena {
             own.then_some(&hold.position)
         })
     }
-
-    /// Before a fork: until what this gives is dropped, nothing that this process holds goes. In the child, [`Frozen::adopt`] gets it holds
-    /// of its own.
-    pub fn freeze(&'static self) -> Result<Frozen, ArenaError> {
-        let mut registry = self.registry()?;
-        registry.frozen += 1;
-        let held = registry.held.values().filter_map(Weak::upgrade).collect();
-        Ok(Frozen { arena: self, held, forks: forks() })
-    }
-
-    /// This process ends in an orderly way: what it held was let go of, as far as others can tell.
-    pub fn leave(&self) {
-        if let Some(local) = self.existing_local() {
-            self.take_leave(local.owner);
-        }
-    }
-}
-
-/// What a process holds, kept for a child that it forks.
-#[derive(Debug)]
-pub struct Frozen {
-    arena: &'static Arena,
-    held: Vec<Arc<Held>>,
-    forks: u32,
-}
-
-impl Frozen {
-    /// In the child: gets holds for everything.
-    pub fn adopt(self) -> Result<(), ArenaError> {
-        self.held.iter().try_for_each(|held| held.owner().map(|_| ()))
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        // The child has another registry, in which nothing is frozen.
-        if self.forks != forks() {
-            return;
-        }
-        let held = std::mem::take(&mut self.held);
-        let late = match self.arena.registry() {
-            Ok(mut registry) => {
-                registry.frozen -= 1;
-                if registry.frozen == 0 { std::mem::take(&mut registry.late) } else { Vec::new() }
-            }
-            Err(_) => return,
-        };
-        if !late.is_empty()
-            && let Ok(locked) = self.arena.lock(Deadline::Never)
-        {
-            late.into_iter().for_each(|hold| locked.release_hold(hold));
-        }
-        drop(held);
-    }
 }
 
 impl super::Locked<'_> {
-    fn is_there(&self, name: Name) -> bool {
+    pub(super) fn is_there(&self, name: Name) -> bool {
         name.index < self.arena.used(&OBJECT_TABLE)
             && self.arena.object(name.index).name.load(Ordering::Relaxed) == name.name
     }
@@ -274,8 +103,8 @@ pub struct Name {
 /// A process's handle on an object, which stays there as long as this does.
 #[derive(Debug)]
 pub struct Held {
-    arena: &'static Arena,
-    name: Name,
+    pub(super) arena: &'static Arena,
+    pub(super) name: Name,
     kind: Kind,
     body: Body,
     /// The pages of the body, where it is not small: mapped as long as this lives.
@@ -285,32 +114,35 @@ pub struct Held {
     tag: u64,
     /// The line of the hold, and the process that it is for.
     hold: AtomicU64,
+    /// The number of [`forks`] of that process, which is another one in each that may have a copy of this.
+    kept_in: AtomicU32,
+    this: Weak<Held>,
 }
 
 impl Held {
-    fn new(arena: &'static Arena, name: Name, hold: u32, me: Owner) -> Result<Self, ArenaError> {
-        let object = arena.object(name.index);
-        let foreign = ArenaError::Foreign { what: "contents" };
-        let kind = object.kind().ok_or(foreign)?;
-        let (offset, length) = (object.offset.load(Ordering::Relaxed), object.length.load(Ordering::Relaxed));
-        let (body, mapping) = if length <= SMALL_BODY {
-            (arena.small(offset)?, None)
-        } else if kind == Kind::Ring {
-            // A ring is mapped by who uses it, twice in a row.
-            (NonNull::dangling(), None)
-        } else {
-            let mapping = arena.map_pages(offset, (length as usize).next_multiple_of(4096))?;
-            (mapping.as_ptr(), Some(mapping))
-        };
-        Ok(Self {
-            arena,
-            name,
-            kind,
-            body: Body::new(body, length),
-            pages: mapping,
-            offset,
-            tag: object.tag.load(Ordering::Relaxed),
-            hold: AtomicU64::new(packed(hold, me)),
+    /// A handle for a hold of this process's, which is ended if there cannot be one.
+    pub(super) fn new(
+        arena: &'static Arena,
+        name: Name,
+        hold: u32,
+        me: Owner,
+    ) -> Result<Arc<Self>, ArenaError> {
+        let place = arena.find_place(name);
+        if place.is_err()
+            && let Ok(locked) = arena.lock_soon()
+        {
+            locked.release_hold(hold);
+        }
+        Ok(Self::at(place?, arena, name, hold, me))
+    }
+
+    /// A handle on an object that is mapped already.
+    pub(super) fn at(place: Place, arena: &'static Arena, name: Name, hold: u32, me: Owner) -> Arc<Self> {
+        let Place { kind, body, pages, offset, tag } = place;
+        let hold = AtomicU64::new(packed(hold, me));
+        Arc::new_cyclic(|this| {
+            let (kept_in, this) = (AtomicU32::new(forks()), this.clone());
+            Self { arena, name, kind, body, pages, offset, tag, hold, kept_in, this }
         })
     }
 
@@ -353,70 +185,117 @@ impl Held {
         if self.hold.load(Ordering::Relaxed) as u32 == me.bits() { Ok(me) } else { self.adopt(me) }
     }
 
-    #[cold]
-    fn adopt(&self, me: Owner) -> Result<Owner, ArenaError> {
-        let locked = self.arena.lock(Deadline::Never)?;
-        self.adopt_under(&locked)?;
-        Ok(me)
+    /// Sees to it that the object is there, and stays. Whoever looks at a body has asked this, in this process, before: in a fork the
+    /// object may be gone, and its place another's.
+    ///
+    /// # Errors
+    /// As [`ArenaError::Gone`] says, in a fork; what stands in the way of a hold.
+    #[inline]
+    pub fn keep(&self) -> Result<(), ArenaError> {
+        if self.is_kept() { Ok(()) } else { self.owner().map(|_| ()) }
     }
 
-    fn adopt_under(&self, locked: &super::Locked<'_>) -> Result<(), ArenaError> {
-        if self.hold.load(Ordering::Relaxed) as u32 == locked.me.bits() {
-            return Ok(());
+    /// As [`keep`](Self::keep), for what has no way to tell of an error.
+    ///
+    /// # Panics
+    /// In a fork, when the object was gone before it was used there.
+    #[inline]
+    #[track_caller]
+    pub fn must_keep(&self) {
+        if !self.is_kept() {
+            self.keep_or_panic();
+        }
+    }
+
+    /// Whether it was this process that has got the hold.
+    #[inline]
+    fn is_kept(&self) -> bool {
+        // Relaxed: the process's own.
+        self.kept_in.load(Ordering::Relaxed) == forks()
+    }
+
+    #[cold]
+    #[track_caller]
+    fn keep_or_panic(&self) {
+        if let Err(error) = self.keep() {
+            panic!("a fork uses a shared object that it has inherited, and cannot: {error}");
+        }
+    }
+
+    /// In a fork: gets a hold of its own.
+    #[cold]
+    fn adopt(&self, me: Owner) -> Result<Owner, ArenaError> {
+        // The registry before the hold: a fork that is made meanwhile waits until this is in it, and inherits it.
+        let mut registry = self.arena.registry()?;
+        let locked = self.arena.lock_soon()?;
+        // Another thread may have done it.
+        if self.hold.load(Ordering::Relaxed) as u32 == me.bits() {
+            return Ok(me);
         }
         if !locked.is_there(self.name) {
             return Err(ArenaError::Gone);
         }
         let hold = locked.add_hold(self.name.index, 0)?;
-        self.hold.store(packed(hold.index, locked.me), Ordering::Relaxed);
-        Ok(())
+        drop(locked);
+        self.hold.store(packed(hold.index, me), Ordering::Relaxed);
+        self.kept_in.store(forks(), Ordering::Relaxed);
+        registry.enter(self);
+        Ok(me)
+    }
+
+    /// Where it is in the registry: its object and its hold.
+    pub(super) fn key(&self) -> (u32, u32) {
+        (self.name.index, self.hold_index())
+    }
+
+    pub(super) fn this(&self) -> Weak<Self> {
+        self.this.clone()
+    }
+
+    fn hold_index(&self) -> u32 {
+        (self.hold.load(Ordering::Relaxed) >> 32) as u32
     }
 
     /// What this process counts in its hold.
     pub(crate) fn own_hold(&self) -> &AtomicU64 {
-        &self.arena.hold((self.hold.load(Ordering::Relaxed) >> 32) as u32).position
+        &self.arena.hold(self.hold_index()).position
     }
 
     /// The process has taken part in something whose other parties shall know if it dies.
     pub(crate) fn take_part(&self) {
-        let hold = (self.hold.load(Ordering::Relaxed) >> 32) as u32;
-        self.arena.hold(hold).flags.fetch_or(super::TOOK_PART, Ordering::Relaxed);
-    }
-
-    /// Makes a hold for a copy of this handle that is on its way to somebody.
-    ///
-    /// # Errors
-    /// As [`owner`](Self::owner).
-    pub fn send(&self) -> Result<HoldId, ArenaError> {
-        self.owner()?;
-        self.arena.lock(Deadline::Never)?.add_hold(self.name.index, IN_TRANSIT)
+        self.arena.hold(self.hold_index()).flags.fetch_or(super::TOOK_PART, Ordering::Relaxed);
     }
 }
 
-impl Arena {
-    /// Maps pages, by a mapping that was kept if there is one.
-    fn map_pages(&self, offset: u64, length: usize) -> Result<Mapping, ArenaError> {
-        let kept = self.existing_local().and_then(|local| {
-            let mut kept = local.mappings.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let at = kept.iter().position(|(at, mapping)| *at == offset && mapping.len() >= length)?;
-            Some(kept.swap_remove(at).1)
-        });
-        match kept {
-            Some(mapping) => Ok(mapping),
-            None => Ok(self.file.map(offset, length)?),
-        }
-    }
+/// What a handle needs of an object, beside a hold.
+#[derive(Debug)]
+pub(crate) struct Place {
+    kind: Kind,
+    body: Body,
+    pages: Option<Mapping>,
+    offset: u64,
+    tag: u64,
+}
 
-    /// Keeps a mapping for the next blob in its place.
-    fn keep_mapping(&self, offset: u64, mapping: Mapping) {
-        if let Some(local) = self.existing_local().filter(|_| mapping.len() <= LONGEST_MAPPING) {
-            let mut kept = local.mappings.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            kept.retain(|(at, _)| *at != offset);
-            if kept.len() == MAPPINGS {
-                kept.remove(0);
-            }
-            kept.push((offset, mapping));
-        }
+impl Arena {
+    /// Maps an object, of which somebody keeps that it is there.
+    pub(crate) fn find_place(&self, name: Name) -> Result<Place, ArenaError> {
+        let foreign = ArenaError::Foreign { what: "contents" };
+        let object = (name.index < self.used(&OBJECT_TABLE)).then(|| self.object(name.index));
+        let object = object.ok_or(ArenaError::Foreign { what: "contents" })?;
+        let kind = object.kind().ok_or(foreign)?;
+        let (offset, length) = (object.offset.load(Ordering::Relaxed), object.length.load(Ordering::Relaxed));
+        let (body, pages) = if length <= SMALL_BODY {
+            (self.small(offset)?, None)
+        } else if kind == Kind::Ring {
+            // A ring is mapped by who uses it, twice in a row.
+            (NonNull::dangling(), None)
+        } else {
+            let mapping = self.map_pages(offset, (length as usize).next_multiple_of(4096))?;
+            (mapping.as_ptr(), Some(mapping))
+        };
+        let (body, tag) = (Body::new(body, length), object.tag.load(Ordering::Relaxed));
+        Ok(Place { kind, body, pages, offset, tag })
     }
 }
 
@@ -434,83 +313,21 @@ impl Drop for Held {
         let Some(local) = self.arena.existing_local().filter(|local| local.owner.bits() == owner) else {
             return;
         };
-        if self.arena.still_owns(self.kind, &self.body, local.owner) {
-            // The hold stays, until the process ends: by it, what the process has is found and freed then.
-            return;
-        }
         let mut registry = local.registry.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if registry.held.get(&self.name.index).is_some_and(|held| held.strong_count() == 0) {
-            registry.held.remove(&self.name.index);
-        }
+        registry.remove(self);
         if registry.frozen > 0 {
             registry.late.push(hold);
             return;
         }
         drop(registry);
         if let Ok(locked) = self.arena.lock(Deadline::Never) {
-            locked.release_hold(hold);
+            locked.let_go(hold);
         }
     }
 }
 
 fn packed(hold: u32, owner: Owner) -> u64 {
     (u64::from(hold) << 32) | u64::from(owner.bits())
-}
-
-/// Holds on their way, in bytes that were not delivered yet. Dropped, it ends those that nobody has taken.
-#[derive(Debug)]
-pub struct Transit {
-    arena: &'static Arena,
-    holds: Vec<HoldId>,
-    owner: AtomicU32,
-}
-
-impl Transit {
-    /// Nothing on its way, so far.
-    pub fn new(arena: &'static Arena) -> Self {
-        Self { arena, holds: Vec::new(), owner: AtomicU32::new(0) }
-    }
-
-    /// Another one.
-    pub fn push(&mut self, hold: HoldId) {
-        if let Ok(me) = self.arena.me() {
-            self.owner.store(me.bits(), Ordering::Relaxed);
-        }
-        self.holds.push(hold);
-    }
-
-    /// All of them.
-    pub fn holds(&self) -> &[HoldId] {
-        &self.holds
-    }
-
-    /// Somebody else answers for them now.
-    pub fn forget(mut self) {
-        self.holds.clear();
-    }
-}
-
-impl Drop for Transit {
-    fn drop(&mut self) {
-        let owner = self.owner.load(Ordering::Relaxed);
-        let mine = self.arena.existing_local().is_some_and(|local| local.owner.bits() == owner);
-        if !self.holds.is_empty() && mine {
-            self.arena.end_transit(&self.holds, Deadline::Never);
-        }
-    }
-}
-
-impl Arena {
-    /// Ends holds that were on their way and were not taken. `false` when the arena's lock could not be had before `deadline`.
-    pub fn end_transit(&self, holds: &[HoldId], deadline: Deadline) -> bool {
-        let Ok(locked) = self.lock(deadline) else { return false };
-        for hold in holds {
-            if locked.in_transit(*hold).is_some() {
-                locked.release_hold(hold.index);
-            }
-        }
-        true
-    }
 }
 
 /// The memory of an object. Others may write to it at any time: it is looked at as atomics, or under a lock.

@@ -17,7 +17,6 @@
 //! All else happens under the arena's lock, where a line is made or freed by the one store of its object.
 
 use super::layout::{HOLD_TABLE, OBJECT_TABLE};
-use super::objects::Request;
 use super::{Arena, Locked};
 use crate::ArenaError;
 use crate::owner::Owner;
@@ -36,7 +35,8 @@ pub(crate) struct Hold {
     pub(super) flags: AtomicU32,
     /// Where in the queue.
     pub(crate) position: AtomicU64,
-    /// Counts the uses of this line, so that an old reference to it is known as such.
+    /// Which use of the line this is, so that an old reference to it is known as such. From one counter for all lines, which goes on when
+    /// the table begins anew.
     pub(super) use_number: AtomicU32,
     /// The next free line plus one. Derived.
     next: AtomicU32,
@@ -61,11 +61,10 @@ pub struct HoldId {
 
 // Relaxed throughout: all of it is done under the arena's lock, except what the module comment says of messages.
 impl Locked<'_> {
-    /// Makes an object with one hold of this process's.
-    pub(super) fn make(&self, request: &Request) -> Result<(u32, u64, u32), ArenaError> {
-        let object = self.prepare(request)?;
+    /// Lets an object that was prepared be there, with one hold of this process's. Gives its name, and the hold.
+    pub(super) fn found(&self, object: u32) -> Result<(u64, u32), ArenaError> {
         match self.add_hold(object, 0) {
-            Ok(hold) => Ok((object, self.name(object), hold.index)),
+            Ok(hold) => Ok((self.name(object), hold.index)),
             Err(error) => {
                 // It was never there: only its line and its pages are.
                 self.arena.header().objects.fetch_add(1, Ordering::Relaxed);
@@ -96,10 +95,26 @@ impl Locked<'_> {
         hold.queue.store(0, Ordering::Relaxed);
         hold.flags.store(flags, Ordering::Relaxed);
         hold.position.store(0, Ordering::Relaxed);
-        let use_number = hold.use_number.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let use_number = header.last_use.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        hold.use_number.store(use_number, Ordering::Relaxed);
         hold.object.store(object + 1, Ordering::Release);
         self.arena.object(object).holds.fetch_add(1, Ordering::Relaxed);
         Ok(HoldId { index, use_number })
+    }
+
+    /// Ends a hold of this process's that lets go of its handle.
+    ///
+    /// It stays, until the process ends, where the process still has something of the object, a lock for example: by the hold that is found
+    /// and freed then. Where nobody else keeps the object, nobody waits for that.
+    pub(super) fn let_go(&self, index: u32) {
+        let Some(object) = self.arena.hold(index).object.load(Ordering::Relaxed).checked_sub(1) else {
+            return;
+        };
+        self.arena.give_up_tasks(object, &self.arena.hold(index).position);
+        let is_last = self.arena.object(object).holds.load(Ordering::Relaxed) == 1;
+        if is_last || !self.arena.still_owns(object, self.me) {
+            self.release_hold(index);
+        }
     }
 
     /// Ends a hold; frees its object if that was the last one.
@@ -196,5 +211,54 @@ impl Arena {
 
     pub(crate) fn hold(&self, index: u32) -> &Hold {
         self.item(&HOLD_TABLE, index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::os::fd::AsFd;
+
+    use broody_os::fork::{self, Fork};
+    use broody_os::{events, pidfd, wait};
+
+    use super::*;
+    use crate::queue::{Limits, Queue};
+    use crate::sync::Deadline;
+
+    #[test]
+    fn what_was_on_its_way_is_judged_while_the_dead_one_still_has_its_locks() {
+        let arena = Arena::create(1).unwrap();
+        let queue = Queue::new(arena, Limits::default(), 0, false).unwrap();
+        // SAFETY: the child uses only what this test made, and is killed.
+        let pid = match unsafe { fork::fork() }.unwrap() {
+            Fork::Parent(pid) => pid,
+            Fork::Child => {
+                // What a putter leaves that dies before its store of the tail.
+                if let Ok(sent) = queue.held().send() {
+                    arena.hold(sent.index).queue.store(queue.held().name().index + 1, Ordering::Relaxed);
+                }
+                fork::kill_child(fork::pid(), 9).unwrap();
+                unreachable!("it was killed");
+            }
+        };
+        events::poll(&[pidfd::PidFd::open(pid).unwrap().as_fd()], None).unwrap();
+        let dead = arena.owners().find(|owner| arena.pid_of(*owner) == Some(pid)).unwrap();
+        let on_its_way = || {
+            let holds = (0..arena.used(&HOLD_TABLE)).map(|index| arena.hold(index));
+            let is_there = |hold: &&Hold| hold.object.load(Ordering::Relaxed) != 0;
+            holds.filter(is_there).filter(|hold| hold.queue.load(Ordering::Relaxed) != 0).count()
+        };
+        assert_eq!(on_its_way(), 1);
+        let repaired = Cell::new(0);
+        let locked = arena.lock(Deadline::Never).unwrap();
+        locked.release_holds_of(dead, |_, _| {
+            assert_eq!(on_its_way(), 0, "with its lock free, another one puts a message in this position");
+            repaired.set(repaired.get() + 1);
+        });
+        drop(locked);
+        assert_eq!(repaired.get(), 1, "the queue");
+        assert!(arena.recover_process(pid, Deadline::Never));
+        wait::reap_pid(pid).unwrap();
     }
 }

@@ -74,7 +74,8 @@ pub(super) struct Header {
     pub(super) free_object: AtomicU32,
     /// How many objects there are. Derived.
     pub(super) objects: AtomicU32,
-    _unused: AtomicU32,
+    /// The last use number given to a hold. It wraps: what it is compared with is older than that by far.
+    pub(super) last_use: AtomicU32,
     /// Bytes in pages that free places have kept. Derived.
     pub(super) kept: AtomicU64,
     /// Where the next piece of pages begins.
@@ -144,9 +145,10 @@ pub(super) const LAYOUT: u32 = (size_of::<Header>()
 /// The longest small body, in bytes.
 pub(super) const SMALL_BODY: u64 = 2048;
 
-/// The class of a body of `length` bytes.
-pub(super) fn class_of(length: u64) -> u32 {
-    length.max(64).next_power_of_two().trailing_zeros() - 6
+/// The class of a body of `length` bytes; `None` where that is longer than any.
+pub(super) fn class_of(length: u64) -> Option<u32> {
+    let size = length.max(64).checked_next_power_of_two()?;
+    Some(size.trailing_zeros() - 6).filter(|class| (*class as usize) < CLASSES)
 }
 
 /// The size of the bodies of a class, in bytes.
@@ -165,9 +167,11 @@ mod tests {
 
     #[test]
     fn classes_are_powers_of_two() {
-        assert_eq!((class_of(0), class_of(64), class_of(65), class_of(4096)), (0, 0, 1, 6));
-        assert_eq!(class_size(class_of(3 << 30)), 4 << 30);
-        assert!(is_small(class_of(2048)) && !is_small(class_of(2049)));
-        assert_eq!(class_of(1 << 43) as usize, CLASSES - 1);
+        let class = |length| class_of(length).unwrap();
+        assert_eq!((class(0), class(64), class(65), class(4096)), (0, 0, 1, 6));
+        assert_eq!(class_size(class(3 << 30)), 4 << 30);
+        assert!(is_small(class(2048)) && !is_small(class(2049)));
+        assert_eq!(class(1 << 43) as usize, CLASSES - 1);
+        assert_eq!((class_of((1 << 43) + 1), class_of(u64::MAX)), (None, None));
     }
 }

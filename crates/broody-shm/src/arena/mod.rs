@@ -8,48 +8,66 @@
 //! | [`layout`] | where everything lies |
 //! | [`slots`] | who uses the arena: a slot for each process |
 //! | [`objects`] | allocation |
+//! | [`pages`] | the memory of large objects |
 //! | [`holds`] | who keeps what alive |
+//! | [`local`] | what a process knows of its own, and what its forks inherit |
 //! | [`held`] | a process's own handle on an object |
+//! | [`transit`] | handles on their way to another process |
 //! | [`waiters`] | who sleeps where, and the broadcast after a death |
 //! | [`recovery`] | what is put right when a process has died |
 //!
 //! # The arena's lock
 //!
-//! Objects and holds come and go under one robust lock; nothing else is done under it, and nobody sleeps there. Its holder may be killed
-//! at any instruction: then what is derived is made anew from what is true at every instant.
+//! Objects and holds come and go under one robust lock, and recoveries are made under it. Its holder may be killed at any instruction: then
+//! what is derived is made anew from what is true at every instant. He waits for nobody there, and what the kernel does for him under it is
+//! short: some pages for tables and small bodies, the name of a file removed, the tables given back with the last object. The pages of
+//! large objects are reserved and given back [outside of it](pages).
+//!
+//! He may be stopped there all the same. Who can tell of an error waits for [`PATIENCE`], then.
 
 mod held;
 mod holds;
 mod layout;
+mod local;
 mod objects;
+mod pages;
 mod recovery;
 mod slots;
+mod transit;
 mod waiters;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicPtr;
 use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 
 use broody_os::memory::Mapping;
 use broody_os::sparse::SparseFile;
 use broody_os::{fork, limits};
 
-pub use held::{Body, Frozen, Held, Name, Transit, Words};
+pub use held::{Body, Held, Name, Words};
 pub use holds::HoldId;
 pub(crate) use holds::TOOK_PART;
 use layout::{
     CHUNK, HOLD_TABLE, Header, LAYOUT, LEAST, MAGIC, OBJECT_TABLE, PAGES, SMALL, TABLES, Table, VERSION,
     WINDOW, WINDOWS,
 };
+pub use local::Frozen;
 pub(crate) use objects::Request;
 pub use objects::{Kind, named};
+use pages::Freed;
+pub use transit::Transit;
+
+/// How long the arena's lock is waited for by who can tell of an error. Who has it needs some microseconds of CPU time, or is stopped.
+const PATIENCE: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(10) };
 
 /// The most holds of an arena.
 pub(crate) const MOST_HOLDS: u32 = HOLD_TABLE.most;
 
 use crate::ArenaError;
 use crate::owner::Owner;
+use crate::robust::lock::Acquired;
 use crate::sync::{AtomicU32, AtomicU64, BOUND, Deadline, Ordering, Parking};
 
 /// The shared memory of a program, as this process has it mapped.
@@ -60,7 +78,7 @@ pub struct Arena {
     windows: [AtomicPtr<u8>; WINDOWS],
     mapping_windows: Mutex<()>,
     /// What of the arena is this process's own; another one after a fork.
-    local: AtomicPtr<held::Local>,
+    local: AtomicPtr<local::Local>,
     /// The owner in it, and its number of forks above: what every operation looks at.
     me: AtomicU64,
     /// Others may run while this process waits: there is more than one CPU.
@@ -299,9 +317,22 @@ impl Arena {
         Ok(self.file.map_twice(object.offset.load(Ordering::Relaxed), length)?)
     }
 
+    /// Takes the arena's lock, for who can tell of an error: its holder may be stopped.
+    fn lock_soon(&self) -> Result<Locked<'_>, ArenaError> {
+        let me = self.me()?;
+        match self.header().lock.try_acquire(me) {
+            Some(acquired) => Ok(self.locked(me, acquired)),
+            None => self.lock(Deadline::after(PATIENCE)),
+        }
+    }
+
     /// Takes the arena's lock.
     fn lock(&self, deadline: Deadline) -> Result<Locked<'_>, ArenaError> {
         let me = self.me()?;
+        self.lock_as(me, deadline)
+    }
+
+    fn lock_as(&self, me: Owner, deadline: Deadline) -> Result<Locked<'_>, ArenaError> {
         let lock = &self.header().lock;
         let acquired = loop {
             let bound = Deadline::after(deadline.left().map_or(BOUND, |left| left.min(BOUND)));
@@ -315,11 +346,15 @@ impl Arena {
                 },
             }
         };
-        let locked = Locked { arena: self, me };
+        Ok(self.locked(me, acquired))
+    }
+
+    fn locked(&self, me: Owner, acquired: Acquired) -> Locked<'_> {
+        let locked = Locked { arena: self, me, freed: Freed::none(self) };
         if acquired.owner_died {
             locked.rebuild();
         }
-        Ok(locked)
+        locked
     }
 }
 
@@ -327,6 +362,8 @@ impl Arena {
 struct Locked<'a> {
     arena: &'a Arena,
     me: Owner,
+    /// Dropped after the lock is given back.
+    freed: Freed<'a>,
 }
 
 impl Drop for Locked<'_> {
@@ -356,4 +393,39 @@ impl Parking for Plain<'_> {
     }
 
     fn note_rescue(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use broody_os::fork::Fork;
+    use broody_os::{signals, wait};
+
+    use super::*;
+
+    #[test]
+    fn who_needs_the_lock_of_a_stopped_process_gets_an_error() {
+        let arena = Arena::create(1).unwrap();
+        let held = arena.allocate(Kind::Memory, 8, 0).unwrap();
+        // SAFETY: the child uses only the arena, and is killed.
+        let Fork::Parent(pid) = unsafe { fork::fork() }.unwrap() else {
+            let _locked = arena.lock(Deadline::Never);
+            loop {
+                std::thread::park();
+            }
+        };
+        while arena.header().lock.holder().is_none() {
+            std::thread::yield_now();
+        }
+        fork::kill_child(pid, signals::SIGSTOP).unwrap();
+        assert!(matches!(arena.allocate(Kind::Memory, 8, 0), Err(ArenaError::Busy)));
+        assert!(matches!(held.send(), Err(ArenaError::Busy)));
+        let elsewhere = Name { index: 5, name: 5 };
+        let transit = HoldId { index: 0, use_number: 0 };
+        assert!(matches!(arena.receive(elsewhere, transit), Err(ArenaError::Busy)));
+        fork::kill_child(pid, signals::SIGKILL).unwrap();
+        while matches!(wait::reap_pid(pid), Ok(wait::Reaped::Running)) {
+            std::thread::yield_now();
+        }
+        assert!(arena.allocate(Kind::Memory, 8, 0).is_ok());
+    }
 }

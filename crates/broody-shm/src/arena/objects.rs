@@ -2,15 +2,16 @@
 //!
 //! An object has a line in a table, and a *place* in the file whose size is a power of two. A line that was given a place keeps it:
 //! freed, it waits for the next object of the same class. Places are never merged; the file is so long that they need not be, and the
-//! memory of a large place goes back to the machine as soon as it is free.
+//! memory of a large place goes back to the machine as soon as it is free, see [`pages`](super::pages).
 //!
 //! All changes are made under the arena's lock. An object *is* there if and only if it has a name, a number that no other object has
 //! had; the one store of the name is what makes or frees it. Everything else (free lists, counts) is derived from names and
 //! [holds](super::holds), and is made anew by [`rebuild`](Locked::rebuild) when the lock's holder was killed.
 
 use super::layout::{
-    CHUNK, CLASSES, HOLD_TABLE, OBJECT_TABLE, SMALL, WINDOW, WINDOWS, class_of, class_size, is_small,
+    CHUNK, HOLD_TABLE, OBJECT_TABLE, PAGES, SMALL, WINDOW, WINDOWS, class_of, class_size, is_small,
 };
+use super::pages::pages_of;
 use super::{Arena, Body, Locked};
 use crate::ArenaError;
 use crate::blob::MESSAGE;
@@ -57,7 +58,7 @@ pub(crate) struct Object {
     pub(super) name: AtomicU64,
     kind: AtomicU32,
     /// The class of its place plus one; 0: it has none yet.
-    class: AtomicU32,
+    pub(super) class: AtomicU32,
     /// Its place in the file.
     pub(super) offset: AtomicU64,
     /// The length that was asked for, in bytes.
@@ -65,13 +66,16 @@ pub(crate) struct Object {
     /// What it belongs to: an object's number plus one.
     pub(super) parent: AtomicU32,
     /// Its place may hold pages.
-    dirty: AtomicU32,
+    pub(super) dirty: AtomicU32,
     /// How many holds it has. Derived.
     pub(super) holds: AtomicU32,
     /// The next free line plus one. Derived.
-    next: AtomicU32,
+    pub(super) next: AtomicU32,
     /// What its user says of its type.
     pub(super) tag: AtomicU64,
+    /// Who is at work on its place, see [`pages`](super::pages).
+    pub(super) busy: AtomicU32,
+    _unused: AtomicU32,
 }
 
 const _: () = assert!(size_of::<Object>() == 64);
@@ -98,12 +102,6 @@ impl Object {
     pub(super) fn is_there(&self) -> bool {
         self.name.load(Ordering::Acquire) != 0
     }
-
-    /// The length of its pages, if it is of whole pages.
-    fn pages(&self) -> Option<u64> {
-        let class = self.class.load(Ordering::Relaxed).checked_sub(1)?;
-        (!is_small(class)).then(|| class_size(class))
-    }
 }
 
 /// The most bytes in pages that places of long messages keep for the next ones, until a queue goes: messages that come one after the
@@ -115,24 +113,36 @@ const WORTH_CLEANING: u32 = 256;
 
 // Relaxed throughout, but for the name: all of it is done under the arena's lock.
 impl Locked<'_> {
-    /// Makes an object without any hold. It is not there before [`name`](Self::name).
-    pub(super) fn prepare(&self, request: &Request) -> Result<u32, ArenaError> {
-        let class = class_of(request.length);
-        if class as usize >= CLASSES {
-            return Err(ArenaError::TooLong { length: request.length });
-        }
+    /// Makes an object without any hold. It is not there before [`name`](Self::name); whether it needs pages before that, by
+    /// [`furnish`](Arena::furnish), is said, too.
+    pub(super) fn prepare(&self, request: &Request) -> Result<(u32, bool), ArenaError> {
+        let class = class_of(request.length).ok_or(ArenaError::TooLong { length: request.length })?;
         let index = self.take_line(class)?;
         let object = self.arena.object(index);
-        if let Err(error) = self.furnish(object, class, request) {
-            self.give_line_back(index);
-            return Err(error);
-        }
+        let lacks_pages = match is_small(class) {
+            true => self.empty_small(index, class).map(|()| false)?,
+            false => self.take_pages(object, request),
+        };
         object.kind.store(request.kind as u32, Ordering::Relaxed);
         object.length.store(request.length, Ordering::Relaxed);
         object.parent.store(request.parent.map_or(0, |parent| parent + 1), Ordering::Relaxed);
         object.tag.store(request.tag, Ordering::Relaxed);
         object.holds.store(0, Ordering::Relaxed);
-        Ok(index)
+        Ok((index, lacks_pages))
+    }
+
+    /// Makes the bytes of a small body zero.
+    fn empty_small(&self, index: u32, class: u32) -> Result<(), ArenaError> {
+        let body = match self.arena.small(self.arena.object(index).offset.load(Ordering::Relaxed)) {
+            Ok(body) => body,
+            Err(error) => {
+                self.give_line_back(index);
+                return Err(error);
+            }
+        };
+        // SAFETY: a place of this class is `class_size` long and has memory; its object is not there, so that nobody uses it.
+        unsafe { body.as_ptr().write_bytes(0, class_size(class) as usize) };
+        Ok(())
     }
 
     /// Lets a prepared object be there.
@@ -154,8 +164,8 @@ impl Locked<'_> {
         let was_message = object.kind() == Some(Kind::Blob) && object.tag.load(Ordering::Relaxed) == MESSAGE;
         if was_message && object.pages().is_some() && kept <= KEPT {
             header.kept.store(kept, Ordering::Relaxed);
-        } else {
-            self.vacate(object);
+        } else if object.is_dirty() {
+            self.free_pages(index);
         }
         self.give_line_back(index);
         let last = header.objects.fetch_sub(1, Ordering::Relaxed) == 1;
@@ -167,39 +177,17 @@ impl Locked<'_> {
         }
     }
 
-    /// Gives the pages of free places back to the machine.
-    fn give_kept_back(&self) {
-        let header = self.arena.header();
-        if header.kept.swap(0, Ordering::Relaxed) == 0 {
-            return;
-        }
-        for class in &header.classes {
-            let mut next = class.free.load(Ordering::Relaxed);
-            while let Some(index) = next.checked_sub(1) {
-                let object = self.arena.object(index);
-                self.vacate(object);
-                next = object.next.load(Ordering::Relaxed);
-            }
-        }
-    }
-
-    /// Gives an object's pages back to the machine.
-    fn vacate(&self, object: &Object) {
-        if object.dirty.load(Ordering::Relaxed) != 0
-            && let Some(length) = object.pages()
-        {
-            self.arena.file.give_back(object.offset.load(Ordering::Relaxed), length);
-        }
-        object.dirty.store(0, Ordering::Relaxed);
-    }
-
     /// A line with a place of `class`, which is neither free nor there now.
     fn take_line(&self, class: u32) -> Result<u32, ArenaError> {
         let header = self.arena.header();
-        let state = &header.classes[class as usize];
-        if let Some(index) = state.free.load(Ordering::Relaxed).checked_sub(1) {
-            state.free.store(self.arena.object(index).next.load(Ordering::Relaxed), Ordering::Relaxed);
-            return Ok(index);
+        let mut link = &header.classes[class as usize].free;
+        while let Some(index) = link.load(Ordering::Relaxed).checked_sub(1) {
+            let object = self.arena.object(index);
+            if !object.is_busy() {
+                link.store(object.next.load(Ordering::Relaxed), Ordering::Relaxed);
+                return Ok(index);
+            }
+            link = &object.next;
         }
         let index = match header.free_object.load(Ordering::Relaxed).checked_sub(1) {
             Some(index) => {
@@ -229,7 +217,7 @@ impl Locked<'_> {
     }
 
     /// Puts a line into the list where it is looked for.
-    fn give_line_back(&self, index: u32) {
+    pub(super) fn give_line_back(&self, index: u32) {
         let (header, object) = (self.arena.header(), self.arena.object(index));
         let list = match object.class.load(Ordering::Relaxed).checked_sub(1) {
             Some(class) => &header.classes[class as usize].free,
@@ -266,44 +254,13 @@ impl Locked<'_> {
         Ok(state.next.fetch_add(size, Ordering::Relaxed))
     }
 
-    /// Sees to it that an object's body is there.
-    fn furnish(&self, object: &Object, class: u32, request: &Request) -> Result<(), ArenaError> {
-        let offset = object.offset.load(Ordering::Relaxed);
-        if is_small(class) {
-            let body = self.arena.small(offset)?;
-            // SAFETY: a place of this class is `class_size` long and has memory; its object is not there, so that nobody uses it.
-            unsafe { body.as_ptr().write_bytes(0, class_size(class) as usize) };
-            return Ok(());
-        }
-        let length = request.length.next_multiple_of(PAGE);
-        if object.dirty.load(Ordering::Relaxed) != 0 {
-            let (header, kept) = (self.arena.header(), pages_of(object));
-            header.kept.store(header.kept.load(Ordering::Relaxed).saturating_sub(kept), Ordering::Relaxed);
-            if !request.zeroed && kept >= length {
-                return Ok(());
-            }
-        }
-        self.vacate(object);
-        object.dirty.store(1, Ordering::Relaxed);
-        let reserve = || self.arena.file.reserve(offset, length);
-        let reserved = reserve().or_else(|error| match self.arena.header().kept.load(Ordering::Relaxed) {
-            0 => Err(error),
-            _ => {
-                self.give_kept_back();
-                reserve()
-            }
-        });
-        if reserved.is_err() {
-            object.dirty.store(0, Ordering::Relaxed);
-        }
-        Ok(reserved?)
-    }
-
     /// The last object is gone: the tables and small places begin anew.
     ///
     /// Who dies within leaves a lock that is rebuilt, and then there is still no object, and this is done again.
-    fn clean_up(&self) {
-        if self.arena.used(&OBJECT_TABLE) >= WORTH_CLEANING {
+    pub(super) fn clean_up(&self) {
+        let arena = self.arena;
+        let is_busy = || (0..arena.used(&OBJECT_TABLE)).any(|index| arena.object(index).is_busy());
+        if arena.is_worth_cleaning() && self.freed.is_empty() && !is_busy() {
             self.start_anew();
         }
     }
@@ -318,6 +275,8 @@ impl Locked<'_> {
         }
         header.free_hold.store(0, Ordering::Relaxed);
         header.free_object.store(0, Ordering::Relaxed);
+        // No place has pages: they were given back as their objects went.
+        header.pages_end.store(PAGES, Ordering::Relaxed);
         let small_end = header.small_end.swap(SMALL, Ordering::Relaxed);
         file.give_back(SMALL, small_end - SMALL);
         self.arena.empty(&HOLD_TABLE);
@@ -343,8 +302,10 @@ impl Locked<'_> {
             object.holds.store(0, Ordering::Relaxed);
             if object.is_there() {
                 there += 1;
-            } else {
-                self.vacate(object);
+            } else if !object.is_being_made() {
+                if object.is_dirty() && !object.is_busy() {
+                    self.free_pages(index);
+                }
                 self.give_line_back(index);
             }
         }
@@ -406,14 +367,12 @@ impl Locked<'_> {
     }
 }
 
-const PAGE: u64 = 4096;
-
-/// The bytes in pages that an object's place has, or had when it was freed.
-fn pages_of(object: &Object) -> u64 {
-    object.length.load(Ordering::Relaxed).next_multiple_of(PAGE)
-}
-
 impl Arena {
+    /// Whether there is no object, and were many.
+    pub(super) fn is_worth_cleaning(&self) -> bool {
+        self.objects() == 0 && self.used(&OBJECT_TABLE) >= WORTH_CLEANING
+    }
+
     /// A file with a name is used no more by this program.
     fn remove_name(&self, index: u32) {
         let Some(body) = self.body_of(index, Kind::Named) else { return };

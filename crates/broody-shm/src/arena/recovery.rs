@@ -8,8 +8,10 @@
 //!    it took part in is broken.
 //! 3. Its holds go, and with the last one its objects.
 //! 4. Notifications that it had got and not used are passed on, and its waiters' lines are freed.
-//! 5. Its slot is free: now nothing is left of it.
-//! 6. Everybody who sleeps in the arena is woken, to look again.
+//! 5. Pages that it was reserving, or giving back, become this process's to give back.
+//! 6. Its slot is free: now nothing is left of it.
+//! 7. Everybody who sleeps in the arena is woken, to look again.
+//! 8. Pages that nobody has any more are given back, outside of the lock.
 //!
 //! A process that is killed in the middle of this leaves a slot that is still the dead one's: it is done again.
 
@@ -26,8 +28,13 @@ use crate::{queue, robust};
 impl Arena {
     /// Puts right what the process `owner`, which is dead, has left. `false` when the arena's lock could not be had before `deadline`.
     pub(crate) fn recover(&self, owner: Owner, deadline: Deadline) -> bool {
+        self.me().is_ok_and(|me| self.recover_as(me, owner, deadline))
+    }
+
+    /// As [`recover`](Self::recover), by a process that is `me`.
+    pub(super) fn recover_as(&self, me: Owner, owner: Owner, deadline: Deadline) -> bool {
         self.header().lock.repair(owner);
-        let Ok(locked) = self.lock(deadline) else { return false };
+        let Ok(locked) = self.lock_as(me, deadline) else { return false };
         if self.pid_of(owner).is_none() {
             // Somebody else has done it.
             return true;
@@ -42,18 +49,23 @@ impl Arena {
             waiter.line.bury(|condition| _ = notify_waiters(self, condition, 1, |_| {}));
             Self::free_waiter(waiter, owner);
         }
+        locked.take_over(owner);
         self.free_slot(owner);
+        // Pages that nobody has any more are given back last: that takes its time.
+        let freed = locked.freed.take();
         drop(locked);
         self.broadcast();
+        drop(freed);
         true
     }
 
     /// Whether a process that lets go of its handle has something of the object still: a lock that it has not given back, a permit.
-    pub(super) fn still_owns(&self, kind: Kind, body: &super::Body, me: Owner) -> bool {
+    pub(super) fn still_owns(&self, index: u32, me: Owner) -> bool {
+        let Some(kind @ (Kind::Lock | Kind::Permits)) = self.object(index).kind() else { return false };
+        let Some(body) = self.body_of(index, kind) else { return false };
         match kind {
             Kind::Lock => body.get::<robust::guarded::Guarded>().lock().holder() == Some(me),
-            Kind::Permits => body.get::<robust::permits::Permits>().has_any(body, me),
-            _ => false,
+            _ => body.get::<robust::permits::Permits>().has_any(&body, me),
         }
     }
 
@@ -64,16 +76,7 @@ impl Arena {
         if self.header().lock.holder() == Some(owner) {
             return true;
         }
-        self.holds_by(owner).any(|index| {
-            let object = self.object(index);
-            let Some(kind) = object.kind().filter(|_| object.is_there()) else { return false };
-            let Ok(body) = self.small(object.offset.load(Ordering::Relaxed)) else { return false };
-            let body = super::Body::new(body, object.length.load(Ordering::Relaxed));
-            match kind {
-                Kind::Queue => body.get::<queue::control::Control>().is_held_by(owner),
-                kind => self.still_owns(kind, &body, owner),
-            }
-        })
+        self.holds_by(owner).any(|index| self.still_owns(index, owner) || self.is_busy_in_queue(index, owner))
     }
 
     fn repair_object(&self, index: u32, dead: Owner, took_part: bool, hold: &Hold) {

@@ -11,6 +11,8 @@
 //! Whether a process is dead is asked from the kernel, by its pid and the time when it started: a pid that was given away
 //! since has another one.
 
+use std::ops::Range;
+
 use broody_os::pidfd::PidFd;
 use broody_os::{Pid, fork, proc};
 
@@ -18,7 +20,7 @@ use super::Arena;
 use super::layout::SLOT_TABLE;
 use crate::ArenaError;
 use crate::owner::Owner;
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, BOUND, Deadline, Ordering};
 
 /// A process's line.
 #[derive(Debug)]
@@ -37,6 +39,12 @@ const _: () = assert!(size_of::<Slot>() == 64);
 
 const LIVE: u64 = 1;
 
+/// The last slot is for who looks for dead processes in the others.
+const SPARE: u32 = SLOT_TABLE.most - 1;
+
+/// So many dead processes are looked after at a time.
+const ENOUGH: usize = 16;
+
 fn generation(word: u64) -> u32 {
     (word as u32) >> 1
 }
@@ -48,9 +56,28 @@ impl Arena {
 
     /// Claims a slot for the calling process.
     pub(super) fn claim_slot(&self) -> Result<Owner, ArenaError> {
+        match self.claim_of(0..SPARE) {
+            Err(ArenaError::TooMany { .. }) => self.claim_of_dead(),
+            claimed => claimed,
+        }
+    }
+
+    /// Claims the slot of a dead process that nobody has looked after: one that broody has not started, and nobody has waited for.
+    #[cold]
+    fn claim_of_dead(&self) -> Result<Owner, ArenaError> {
+        // Recovering needs an owner, too.
+        let spare = self.claim_of(SPARE..SPARE + 1)?;
+        let dead = self.owners().filter(|owner| self.is_dead(*owner));
+        let freed = dead.filter(|owner| self.recover_as(spare, *owner, Deadline::after(BOUND)));
+        let _ = freed.take(ENOUGH).count();
+        self.free_slot(spare);
+        self.claim_of(0..SPARE)
+    }
+
+    fn claim_of(&self, slots: Range<u32>) -> Result<Owner, ArenaError> {
         let pid = fork::pid();
-        let started = proc::stat(pid).map_or(0, |stat| stat.start_time);
-        for index in 0..SLOT_TABLE.most {
+        let started = proc::stat(pid).ok().flatten().map_or(0, |stat| stat.start_time);
+        for index in slots {
             self.ensure(&SLOT_TABLE, index)?;
             let slot = self.item(&SLOT_TABLE, index);
             let word = slot.word.load(Ordering::Relaxed);
@@ -67,7 +94,7 @@ impl Arena {
             slot.started.store(started, Ordering::Release);
             return Ok(Owner::new(index, next));
         }
-        Err(ArenaError::TooMany { what: "processes", most: SLOT_TABLE.most })
+        Err(ArenaError::TooMany { what: "processes", most: SPARE })
     }
 
     /// The pid behind `owner`, if its slot is still in that generation.
@@ -77,15 +104,20 @@ impl Arena {
         same.then_some((word >> 32) as Pid)
     }
 
-    /// Whether the process behind `owner` has ended, all its threads included; `None` when that cannot be known for want of a descriptor.
+    /// Whether the process behind `owner` has ended, all its threads included; `None` when that cannot be known now, for want of a
+    /// descriptor or of memory. Nobody may be taken for dead by mistake: what he holds would be given to others.
     pub(super) fn has_ended(&self, owner: Owner) -> Option<bool> {
         let Some(pid) = self.pid_of(owner) else { return Some(true) };
         if pid == fork::pid() {
             return Some(false);
         }
+        if !fork::exists(pid) {
+            return Some(true);
+        }
         let started = self.slot(owner).started.load(Ordering::Acquire);
-        match proc::stat(pid) {
-            None => Some(true),
+        match proc::stat(pid).ok()? {
+            // Reaped in this instant; or it is there, and /proc does not show it.
+            None => (!fork::exists(pid)).then_some(true),
             Some(stat) if started != 0 && stat.start_time != started => Some(true),
             // The first thread may be a zombie while others run: the pidfd knows.
             Some(stat) if stat.letter == 'Z' || stat.letter == 'X' => match PidFd::open(pid) {
@@ -135,5 +167,36 @@ impl Arena {
     /// The word that is rung for `owner`.
     pub(super) fn bell_of(&self, owner: Owner) -> &AtomicU32 {
         &self.slot(owner).bell
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use broody_os::fork::Fork;
+    use broody_os::wait;
+
+    use super::*;
+
+    #[test]
+    fn the_slots_of_dead_processes_are_claimed_when_there_are_no_others() {
+        let arena = Arena::create(1).unwrap();
+        // As so many processes that nobody waits for.
+        // SAFETY: the child uses only the arena, and exits.
+        let Fork::Parent(pid) = unsafe { fork::fork() }.unwrap() else {
+            while arena.claim_of(0..SPARE).is_ok() {}
+            let is_full = matches!(arena.claim_slot(), Err(ArenaError::TooMany { .. }));
+            fork::exit_now((!is_full).into())
+        };
+        let status = loop {
+            match wait::reap_pid(pid).unwrap() {
+                wait::Reaped::Running => std::thread::yield_now(),
+                wait::Reaped::Ended(status, _) => break status,
+                wait::Reaped::Stolen => panic!("nobody else waits for it"),
+            }
+        };
+        assert_eq!(status, wait::ExitStatus::Code(0), "who lives keeps his slot");
+        assert_eq!(arena.owners().count() as u32, SPARE);
+        assert!(arena.claim_slot().is_ok());
+        assert_eq!(arena.owners().count() as u32, SPARE - ENOUGH as u32 + 1);
     }
 }

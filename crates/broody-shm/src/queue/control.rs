@@ -1,5 +1,7 @@
 //! The words of a queue in shared memory, and its two locks.
 
+use std::time::Duration;
+
 use broody_os::limits;
 
 use super::mark::Mark;
@@ -47,6 +49,8 @@ pub(super) struct Fixed {
     pub(super) ring: AtomicU64,
     /// What the queue does with its limits: [`Limits`](super::Limits).
     pub(super) refuses: AtomicU32,
+    /// Who waits until the queue is empty, to put a message that goes alone: nobody else puts any meanwhile. 0: nobody.
+    pub(super) loner: AtomicU32,
     /// It is known which process has taken how many tasks.
     pub(super) counts_tasks: AtomicU32,
 }
@@ -103,6 +107,9 @@ impl Drop for Taking<'_> {
 /// machine (some 40 us). With less, two processes that answer each other never find each other awake.
 const PATIENCE: u32 = 2048;
 
+/// How long an operation waits for one of the locks, at least.
+const GRACE: Duration = Duration::from_millis(100);
+
 /// Pauses before the first look of one who waits for an answer.
 pub(super) const SOON: u32 = 4;
 
@@ -139,17 +146,22 @@ impl SideWords {
     /// The lock, if it is free and there is nothing to say about it.
     #[inline]
     pub(super) fn try_lock<'a>(&'a self, me: Owner, arena: &'a Arena) -> Option<Locked<'a>> {
-        self.lock.try_take(me).then_some(Locked { lock: &self.lock, me, arena })
+        self.lock.try_take(me).then(|| Locked { lock: &self.lock, me, arena })
     }
 
     /// The lock. Where its holder died, there is nothing to repair.
+    ///
+    /// Who has it is about to give it back. To wait for that belongs to every operation, also to one that only tries: a queue is not empty
+    /// because somebody else is just taking from it. `deadline` counts only when it takes longer than anything but a holder that is stopped.
     pub(super) fn lock<'a>(
         &'a self,
         me: Owner,
         arena: &'a Arena,
         deadline: Deadline,
     ) -> Result<Locked<'a>, TimedOut> {
-        self.lock.acquire(me, arena, deadline)?;
+        if self.lock.try_acquire(me).is_none() {
+            self.lock.acquire(me, arena, deadline.not_before(GRACE))?;
+        }
         Ok(Locked { lock: &self.lock, me, arena })
     }
 
@@ -183,6 +195,7 @@ impl Control {
     pub(crate) fn repair(&self, dead: Owner, leases: &AtomicU64) {
         self.repair_tasks(dead, leases);
         // Nothing else: what was not published never was, what was not taken is there.
+        let _ = self.fixed.0.loner.compare_exchange(dead.bits(), 0, Ordering::Relaxed, Ordering::Relaxed);
         self.tx.0.lock.repair(dead);
         self.rx.0.lock.repair(dead);
         self.items.0.repair();
@@ -190,7 +203,7 @@ impl Control {
     }
 
     /// Whether a process is in the middle of a put or a get.
-    pub(crate) fn is_held_by(&self, owner: Owner) -> bool {
+    fn is_held_by(&self, owner: Owner) -> bool {
         self.tx.0.holder() == Some(owner) || self.rx.0.holder() == Some(owner)
     }
 
@@ -202,13 +215,18 @@ impl Control {
 
 /// What the arena has to know of queues.
 impl Arena {
-    fn queue_control(&self, index: u32) -> Option<&Control> {
+    pub(super) fn queue_control(&self, index: u32) -> Option<&Control> {
         self.body_of(index, Kind::Queue).filter(|body| body.length() >= size_of::<Control>() as u64).map(
             |body| {
                 // SAFETY: small bodies stay mapped for good.
                 unsafe { body.as_ptr().cast::<Control>().as_ref() }
             },
         )
+    }
+
+    /// Whether a process is in the middle of a put or a get, if that object is a queue.
+    pub(crate) fn is_busy_in_queue(&self, index: u32, owner: Owner) -> bool {
+        self.queue_control(index).is_some_and(|control| control.is_held_by(owner))
     }
 
     /// The number of a queue's ring.

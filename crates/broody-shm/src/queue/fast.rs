@@ -41,6 +41,9 @@ impl Queue {
         let Some(ring) = self.tx.current(control, me) else { return false };
         let length = frame::short_length(bytes);
         let most_bytes = fixed.most_bytes.load(Ordering::Relaxed) as usize;
+        if most_bytes != 0 && fixed.loner.load(Ordering::Relaxed) != 0 {
+            return false;
+        }
         let most_bytes = if most_bytes == 0 { ring.capacity() } else { most_bytes.min(ring.capacity()) };
         let most = match fixed.most_messages.load(Ordering::Relaxed) {
             0 => MOST_MESSAGES - 1,

@@ -17,9 +17,9 @@ use crate::sync::{AtomicU64, Deadline, Ordering, Parking, Slept};
 /// Up to this size, in bytes, a ring grows as soon as it is full.
 const GROWS_AT_ONCE: usize = 256 << 10;
 
-/// How long a larger ring that is full waits for its takers before it grows, at least; and a nanosecond for each four bytes: about what the
-/// page faults of the next ring would take.
-const CHANCE: Duration = Duration::from_micros(100);
+/// How long a larger ring that is full waits for its takers before it grows: a nanosecond for each four bytes, which is about what the page faults
+/// of the next ring would take, within these bounds.
+const CHANCE: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(5));
 
 /// Where the tail was when the takers last got a chance to keep up.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ impl Queue {
         deadline: Deadline,
     ) -> Result<(), QueueError> {
         let capacity = self.tx.ring(&self.held, me)?.map_or(0, |ring| ring.capacity());
-        if deadline != Deadline::Now && self.takers_keep_up(tail, capacity) {
+        if deadline != Deadline::Now && self.takers_keep_up(tail, capacity, deadline) {
             return Ok(());
         }
         let control = self.control();
@@ -46,7 +46,7 @@ impl Queue {
 
     /// Gives the takers a chance. A ring that stays small stays in the caches, and growing costs page faults. At most twice a turn of the
     /// ring, so that takers who do not keep up keep nobody up.
-    fn takers_keep_up(&self, tail: Mark, capacity: usize) -> bool {
+    fn takers_keep_up(&self, tail: Mark, capacity: usize, deadline: Deadline) -> bool {
         let (control, arena) = (self.control(), self.arena());
         let last = Mark(self.last_chance.0.load(Ordering::Relaxed));
         if capacity < GROWS_AT_ONCE || last.bytes_to(tail) < capacity / 2 || !control.rx.0.was_used() {
@@ -54,7 +54,8 @@ impl Queue {
         }
         self.last_chance.0.store(tail.0, Ordering::Relaxed);
         let look = || control.rx.0.mark().bytes_to(tail) <= capacity / 2;
-        let deadline = Deadline::after(CHANCE.max(Duration::from_nanos(capacity as u64 / 4)));
+        let chance = Duration::from_nanos(capacity as u64 / 4).clamp(CHANCE.0, CHANCE.1);
+        let deadline = deadline.within(chance);
         loop {
             if control.rx.0.spin(arena, LATER, look) {
                 return true;
@@ -80,7 +81,8 @@ impl Queue {
         if used + length <= before / 2 {
             return Ok(());
         }
-        let capacity = ring::next_capacity(before, used, length);
+        let bound = control.fixed.0.most_bytes.load(Ordering::Relaxed) as usize;
+        let capacity = ring::next_capacity(before, used, length, bound);
         let index = self.held.name().index;
         let request =
             Request { kind: Kind::Ring, length: capacity as u64, tag: 0, parent: Some(index), zeroed: true };

@@ -71,7 +71,8 @@ pub struct Limits {
     pub messages: Option<u32>,
     /// The most bytes of messages; `None`: no bound.
     pub bytes: Option<u64>,
-    /// Whether a message longer than `bytes` is refused. Otherwise it waits until the queue is empty, and goes alone.
+    /// Whether a message longer than `bytes` is refused. Otherwise it waits until the queue is empty, and goes alone, as does any that is longer
+    /// than half of `bytes`.
     pub refuse_long: bool,
 }
 
@@ -221,7 +222,10 @@ impl Queue {
 
     /// No more is put. Whoever waits for room or for a message is told.
     pub fn close(&self) {
-        self.control().close(self.arena(), CLOSED);
+        // In a fork's copy whose queue is gone: another object may be in its place.
+        if self.held.owner().is_ok() {
+            self.control().close(self.arena(), CLOSED);
+        }
     }
 
     /// The kinds of ends that a queue can have: when all handles on one, in every process, are gone, the queue is closed.
@@ -236,7 +240,9 @@ impl Queue {
 
     /// The next one who puts, or closes the queue, shall ring the bells. Whoever asks looks at the queue after this.
     pub fn ask_to_be_told(&self) {
-        self.control().items.0.watch();
+        if self.held.owner().is_ok() {
+            self.control().items.0.watch();
+        }
     }
 }
 

@@ -6,11 +6,16 @@ use super::frame::Outgoing;
 use super::mark::{MOST_MESSAGES, Mark};
 use super::ring::Ring;
 use super::{Message, Queue, QueueError};
+use crate::ArenaError;
 use crate::arena::Transit;
 use crate::blob::Blob;
+use crate::owner::Owner;
 use crate::sync::{AtomicU32, Deadline, Ordering, Parking, Slept, Word};
 
-/// A message of more bytes than this is a blob.
+/// Fewer shared objects than this are in a message: a frame counts them in 16 bits.
+const MOST_HOLDS: usize = u16::MAX as usize;
+
+/// A message of more bytes than this is a blob, in a queue without a bound on its bytes.
 const LONGEST_INLINE: usize = 64 << 10;
 
 impl Queue {
@@ -52,16 +57,35 @@ impl Queue {
 
     /// Puts the first of `messages`, and the next ones as far as there is room.
     fn put_some(&self, messages: &[Message<'_>], deadline: Deadline) -> Result<usize, QueueError> {
-        let (control, arena) = (self.control(), self.arena());
-        let me = self.held.owner()?;
         let first = messages.first().ok_or(QueueError::TimedOut)?;
         self.check_length(first)?;
+        let me = self.held.owner()?;
         // What is too long for the ring is copied before anybody is kept waiting.
         let apart = self.set_apart(first)?;
+        let put = self.put_or_sleep(me, messages, &apart, deadline);
+        match apart {
+            Some((_, transit)) if put.is_ok() => transit.forget(),
+            Some(_) => self.no_loner(me),
+            None => {}
+        }
+        put
+    }
+
+    fn put_or_sleep(
+        &self,
+        me: Owner,
+        messages: &[Message<'_>],
+        apart: &Option<(Blob, Transit)>,
+        deadline: Deadline,
+    ) -> Result<usize, QueueError> {
+        let (control, arena) = (self.control(), self.arena());
         let mut slept = Slept::Perhaps;
         loop {
             let locked = control.tx.0.lock(me, arena, deadline).map_err(|_| QueueError::TimedOut)?;
-            let count = self.put_locked(&locked, messages, &apart, deadline)?;
+            let count = self.put_locked(&locked, messages, apart, deadline)?;
+            if count > 0 && apart.is_some() {
+                self.no_loner(me);
+            }
             drop(locked);
             if count > 0 {
                 if slept == Slept::Bound {
@@ -69,36 +93,63 @@ impl Queue {
                 }
                 <AtomicU32 as Word>::fence_after_exchange();
                 self.announce_items(count);
-                if let Some((_, transit)) = apart {
-                    transit.forget();
-                }
                 return Ok(count);
             }
             if slept == Slept::TimedOut || deadline.is_over() {
                 return Err(QueueError::TimedOut);
             }
-            let look = || self.has_room(first) || self.is_closed();
+            self.mind_loner(me, apart.is_some(), slept);
+            let look = || self.has_room(&messages[0]) || self.is_closed();
             if slept == Slept::Bound || !control.rx.0.spin(arena, SOON, look) {
                 slept = control.room.0.sleep(look, |word, value| arena.sleep(word, value, deadline));
             }
         }
     }
 
+    /// Before a wait for room. Who has a message that goes alone lets nobody else put any, or the queue would perhaps never be empty. But not
+    /// for ever: he may be stopped.
+    fn mind_loner(&self, me: Owner, is_alone: bool, slept: Slept) {
+        let loner = &self.control().fixed.0.loner;
+        // Relaxed: a matter of fairness only.
+        if is_alone {
+            let _ = loner.compare_exchange(0, me.bits(), Ordering::Relaxed, Ordering::Relaxed);
+        } else if slept == Slept::Bound {
+            loner.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// This process does not wait any more for the queue to be empty.
+    fn no_loner(&self, me: Owner) {
+        let loner = &self.control().fixed.0.loner;
+        let _ = loner.compare_exchange(me.bits(), 0, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Whether nobody else waits for the queue to be empty.
+    fn has_no_other_loner(&self) -> bool {
+        let loner = self.control().fixed.0.loner.load(Ordering::Relaxed);
+        loner == 0 || self.held.owner().is_ok_and(|me| me.bits() == loner)
+    }
+
     fn check_length(&self, message: &Message<'_>) -> Result<(), QueueError> {
         let fixed = &self.control().fixed.0;
         let bound = fixed.most_bytes.load(Ordering::Relaxed);
         let length = message.bytes.len() as u64;
+        if message.holds.len() >= MOST_HOLDS {
+            let most = MOST_HOLDS as u32;
+            return Err(ArenaError::TooMany { what: "shared objects in a message", most }.into());
+        }
         if bound != 0 && length > bound && fixed.refuses.load(Ordering::Relaxed) != 0 {
             return Err(QueueError::TooLong { length, bound });
         }
         Ok(())
     }
 
-    /// The longest message that goes into the ring, in bytes.
+    /// The longest message that goes into the ring, in bytes. Where there is a bound, the ring is what it bounds: of longer ones no two have room
+    /// at a time, and they go alone.
     fn longest_inline(&self) -> usize {
         match self.control().fixed.0.most_bytes.load(Ordering::Relaxed) {
             0 => LONGEST_INLINE,
-            bound => LONGEST_INLINE.min((bound / 2) as usize),
+            bound => (bound / 2) as usize,
         }
     }
 
@@ -188,6 +239,9 @@ impl Queue {
         let most_messages = fixed.most_messages.load(Ordering::Relaxed);
         let most_bytes = fixed.most_bytes.load(Ordering::Relaxed);
         let messages = head.messages_to(tail);
+        if most_bytes != 0 && !self.has_no_other_loner() {
+            return false;
+        }
         let most = if most_messages == 0 { MOST_MESSAGES - 1 } else { most_messages };
         if messages >= most {
             return false;

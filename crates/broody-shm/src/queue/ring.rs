@@ -15,11 +15,12 @@ use crate::{ArenaError, Corrupt};
 /// The first ring of a queue, in bytes.
 const SMALLEST: usize = 16 << 10;
 
-/// The size of the next ring of a queue whose ring of `before` bytes has no room for `length` more beside `used`.
-pub(super) fn next_capacity(before: usize, used: usize, length: usize) -> usize {
-    // Room for some messages of this length: who puts shall seldom wait for who takes.
-    let least = (used + length).max(4 * length).max(2 * before).max(SMALLEST).max(page_size());
-    least.next_power_of_two()
+/// The size of the next ring of a queue whose ring of `before` bytes has no room for `length` more beside `used`; `bound` is of the queue, 0 for none.
+pub(super) fn next_capacity(before: usize, used: usize, length: usize, bound: usize) -> usize {
+    // Room for some messages of this length: who puts shall seldom wait for who takes. But not for more than the queue's bound, if it has one.
+    let bound = if bound == 0 { usize::MAX } else { bound };
+    let wanted = (4 * length).max(2 * before).max(SMALLEST).max(page_size()).min(bound);
+    wanted.max(used + length).max(page_size()).next_power_of_two()
 }
 
 /// A ring as a queue's word names it.

@@ -105,3 +105,60 @@ impl Sleepers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::owner::Owner;
+    use crate::sync::Deadline;
+
+    /// Counts who is woken.
+    #[derive(Default)]
+    struct Counting(Cell<u32>);
+
+    impl Parking for Counting {
+        fn sleep(&self, _: &AtomicU32, _: u32, _: Deadline) -> Slept {
+            Slept::Perhaps
+        }
+
+        fn wake(&self, _: &AtomicU32, count: u32) {
+            self.0.set(self.0.get() + count);
+        }
+
+        fn may_spin(&self) -> bool {
+            false
+        }
+
+        fn bury(&self, _: Owner) -> bool {
+            false
+        }
+
+        fn note_rescue(&self) {}
+    }
+
+    #[test]
+    fn who_was_woken_is_not_woken_again_before_he_has_left() {
+        let (sleepers, woken) = (Sleepers::<AtomicU32>::default(), Counting::default());
+        let wake = |count| {
+            sleepers.wake(&woken, count);
+            woken.0.take()
+        };
+        assert_eq!(wake(1), 0, "nobody sleeps");
+        for _ in 0..2 {
+            let asleep = |_: &AtomicU32, _| {
+                assert_eq!((wake(3), wake(1)), (1, 0));
+                sleepers.sleep(
+                    || false,
+                    |_, _| {
+                        assert_eq!((wake(3), wake(1)), (1, 0), "the other one");
+                        Slept::Perhaps
+                    },
+                )
+            };
+            sleepers.sleep(|| false, asleep);
+        }
+        assert_eq!(wake(1), 0, "nobody sleeps any more");
+    }
+}

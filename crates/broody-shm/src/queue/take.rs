@@ -91,9 +91,13 @@ impl Queue {
                 self.announce_room(count);
                 return Ok(count);
             }
-            // Closed first, then empty: what was put before the close is seen.
-            if self.is_closed() && self.is_empty() {
-                return Err(QueueError::Closed);
+            if self.is_closed() {
+                // Who puts has looked under the other lock whether it is closed: once that was free, nobody puts any more.
+                drop(control.tx.0.lock(me, arena, deadline).map_err(|_| QueueError::TimedOut)?);
+                if self.is_empty() {
+                    return Err(QueueError::Closed);
+                }
+                continue;
             }
             if slept == Slept::TimedOut || deadline.is_over() {
                 return Err(QueueError::TimedOut);
@@ -112,62 +116,74 @@ impl Queue {
         if before.messages_to(head) > 1 { LATER } else { SOON }
     }
 
-    /// Takes what is there, at most `most`.
+    /// Takes what is there, at most `most`. An error comes only if none was taken before it.
     fn take_locked(
         &self,
         locked: &Locked<'_>,
         most: usize,
         each: &mut impl FnMut(&[u8], Taken),
     ) -> Result<usize, QueueError> {
-        let (control, arena, me) = (self.control(), self.arena(), locked.me);
         let mut count = 0;
         while count < most {
-            let head = control.rx.0.own_mark();
-            let mut tail = Mark(control.rx.0.seen.load(Ordering::Relaxed));
-            if head == tail {
-                tail = control.tx.0.mark();
-                control.rx.0.seen.store(tail.0, Ordering::Relaxed);
-                if head == tail {
-                    break;
-                }
+            match self.take_one(locked, each) {
+                Ok(true) => count += 1,
+                Ok(false) => break,
+                Err(error) if count == 0 => return Err(error),
+                Err(_) => break,
             }
-            let Some(ring) = self.rx.ring(&self.held, me)? else { return Err(Corrupt.into()) };
-            let read = ring.read(head, tail)?;
-            for hold in read.holds() {
-                if hold.index >= crate::arena::MOST_HOLDS {
-                    return Err(Corrupt.into());
-                }
-                // From the store of the head on, it is this process's.
-                arena.hold(hold.index).process.store(me.bits(), Ordering::Relaxed);
-            }
-            if control.counts_tasks() {
-                self.note_taken(head);
-            }
-            let taking = Taking { control, head: head.after(read.length()) };
-            if read.is_plain() {
-                each(read.bytes(), Taken::default());
-                drop(taking);
-            } else {
-                let blob = read.blob();
-                let bytes = if blob.is_some() { Vec::new() } else { read.bytes().to_vec() };
-                let taken_holds: Vec<HoldId> = read.holds().collect();
-                drop(taking);
-                let mut holds = Transit::new(arena);
-                for hold in taken_holds {
-                    arena.hold(hold.index).queue.store(0, Ordering::Relaxed);
-                    holds.push(hold);
-                }
-                let blob = match blob {
-                    None => None,
-                    Some((name, hold)) => {
-                        let held = arena.receive(name, hold)?;
-                        Some(Blob::from_held(held).ok_or(Corrupt)?)
-                    }
-                };
-                each(&bytes, Taken { blob, holds: Some(holds) });
-            }
-            count += 1;
         }
         Ok(count)
+    }
+
+    /// Takes the message at the head. Whether there was one.
+    fn take_one(&self, locked: &Locked<'_>, each: &mut impl FnMut(&[u8], Taken)) -> Result<bool, QueueError> {
+        let (control, arena, me) = (self.control(), self.arena(), locked.me);
+        let head = control.rx.0.own_mark();
+        let mut tail = Mark(control.rx.0.seen.load(Ordering::Relaxed));
+        if head == tail {
+            tail = control.tx.0.mark();
+            control.rx.0.seen.store(tail.0, Ordering::Relaxed);
+            if head == tail {
+                return Ok(false);
+            }
+        }
+        let Some(ring) = self.rx.ring(&self.held, me)? else { return Err(Corrupt.into()) };
+        let read = ring.read(head, tail)?;
+        for hold in read.holds() {
+            if hold.index >= crate::arena::MOST_HOLDS {
+                return Err(Corrupt.into());
+            }
+            // From the store of the head on, it is this process's.
+            arena.hold(hold.index).process.store(me.bits(), Ordering::Relaxed);
+        }
+        // What may fail comes before the message is taken.
+        let place = read.blob().map(|(name, _)| arena.find_place(name)).transpose()?;
+        if control.counts_tasks() {
+            self.note_taken(head);
+        }
+        let taking = Taking { control, head: head.after(read.length()) };
+        if read.is_plain() {
+            each(read.bytes(), Taken::default());
+            drop(taking);
+        } else {
+            let blob = read.blob();
+            let bytes = if blob.is_some() { Vec::new() } else { read.bytes().to_vec() };
+            let taken_holds: Vec<HoldId> = read.holds().collect();
+            drop(taking);
+            let mut holds = Transit::new(arena);
+            for hold in taken_holds {
+                arena.hold(hold.index).queue.store(0, Ordering::Relaxed);
+                holds.push(hold);
+            }
+            let blob = match blob {
+                None => None,
+                Some((name, hold)) => {
+                    let held = arena.receive_at(place, name, hold)?;
+                    Some(Blob::from_held(held).ok_or(Corrupt)?)
+                }
+            };
+            each(&bytes, Taken { blob, holds: Some(holds) });
+        }
+        Ok(true)
     }
 }

@@ -10,7 +10,7 @@
 //!
 //! # What a SIGKILL leaves
 //!
-//! The tasks of a dead process will not be done. They vanish with its hold, so that a join does not wait for them, and are added to `lost`, so that
+//! The tasks of a dead process, and of one that drops its last handle on the queue, will not be done. They vanish with its hold, so that a join does not wait for them, and are added to `lost`, so that
 //! they can be seen.
 
 use super::Queue;
@@ -103,12 +103,16 @@ impl Queue {
 
     /// How many tasks were lost since this was last asked: taken by processes that died with them.
     pub fn take_lost(&self) -> u32 {
-        self.control().tasks.0.lost.swap(0, Ordering::AcqRel)
+        self.held.owner().map_or(0, |_| self.control().tasks.0.lost.swap(0, Ordering::AcqRel))
     }
 
     /// Waits until every message that was put is done, at most until `deadline`. Whether they are.
     pub fn join(&self, deadline: Deadline) -> bool {
         let (tasks, arena) = (&self.control().tasks.0, self.arena());
+        if self.held.owner().is_err() {
+            // A fork's copy whose queue is gone.
+            return true;
+        }
         let mut slept = Slept::Perhaps;
         loop {
             tasks.joining.fetch_add(1, Ordering::Relaxed);
@@ -121,6 +125,9 @@ impl Queue {
             }
             tasks.joining.fetch_sub(1, Ordering::Relaxed);
             if finished || over {
+                if finished && slept == Slept::Bound {
+                    arena.note_rescue();
+                }
                 return finished;
             }
         }
@@ -152,6 +159,14 @@ impl Control {
             leases.store(before + u64::from(taken), Ordering::Relaxed);
             tasks.intent.store(0, Ordering::Relaxed);
         }
+        self.lose(leases);
+        // The broadcast wakes those who join.
+        tasks.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// The tasks that a process had taken will not be done. Under the arena's lock.
+    fn lose(&self, leases: &AtomicU64) {
+        let tasks = &self.tasks.0;
         // In this order, so that a repair which is broken off is done again and counts once.
         let count = leases.load(Ordering::Relaxed).min(MOST_MESSAGES.into());
         let mut before = tasks.lost_before.load(Ordering::Acquire);
@@ -164,7 +179,19 @@ impl Control {
             leases.store(0, Ordering::Release);
         }
         tasks.lost_before.store(0, Ordering::Release);
-        // The broadcast wakes those who join.
-        tasks.changes.fetch_add(1, Ordering::Release);
+    }
+}
+
+impl Arena {
+    /// A process lets go of its last handle on the object `index`. If that is a queue of which it has taken tasks, it can never say any more that
+    /// they are done.
+    pub(crate) fn give_up_tasks(&self, index: u32, leases: &AtomicU64) {
+        if leases.load(Ordering::Relaxed) > 0
+            && let Some(control) = self.queue_control(index)
+        {
+            control.lose(leases);
+            fence(Ordering::SeqCst);
+            control.tasks.0.announce(self);
+        }
     }
 }

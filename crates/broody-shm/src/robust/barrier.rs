@@ -6,14 +6,15 @@
 //! | arrived: 16 | how the last 16 phases ended: 16 | phase: 31 | broken: 1 |      the low half is what is slept on
 //! ```
 //!
-//! Each party counts `arrived` up; the last one counts the phase up instead, and everybody of the phase before goes on. A *reset* also begins
-//! a new phase, and notes that the one before ended without a meeting: whoever waited in it is told that the barrier broke.
+//! Each party counts `arrived` up. When all have come, the last one runs its action and then counts the phase up, and everybody of the phase
+//! before goes on; who comes in between waits for the next phase. A *reset* also begins a new phase, and notes that the one before ended
+//! without a meeting: whoever waited in it is told that the barrier broke.
 //!
 //! # What a SIGKILL leaves
 //!
 //! A party that died will not come, in this phase or any later one. Its hold on the barrier says that it took part, and the repair breaks the barrier,
 //! for those who wait and those who come, until somebody resets it. A process that ends in an orderly way, or lets go of its handle,
-//! breaks nothing. The last party, killed before its compare-and-swap, has not come; killed after it, before the wake: the broadcast.
+//! breaks nothing. The last party is no exception until its second compare-and-swap; killed after that, before the wake: the broadcast.
 
 use crate::ArenaError;
 use crate::arena::{Arena, Kind, Words};
@@ -35,6 +36,15 @@ unsafe impl Words for Barrier {}
 /// The barrier was broken: by a death, by a party that gave up, by [`abort`](Barrier::abort) or [`reset`](Barrier::reset).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Broken;
+
+/// Runs something when it is dropped, also by a panic.
+struct Defer<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for Defer<F> {
+    fn drop(&mut self) {
+        self.0();
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct State {
@@ -102,41 +112,71 @@ impl Barrier {
     }
 
     /// Waits until all parties have come, at most until `deadline`. Gives how many came after this one: 0 for the last one, which
-    /// runs `action` before the others go on.
+    /// runs `action` before the others go on. Nobody else runs his, however many come.
     ///
     /// # Errors
-    /// [`Broken`], also where the time is over or `action` fails: then the barrier breaks for all.
+    /// [`Broken`], also where the time is over or `action` fails or panics: then the barrier breaks for all.
     pub fn wait(
         &self,
         parking: &impl Parking,
         deadline: Deadline,
         action: impl FnOnce() -> bool,
     ) -> Result<u32, Broken> {
+        let (phase, after_us) = self.arrive(parking, deadline)?;
+        if after_us > 0 {
+            self.await_phase(parking, deadline, phase)?;
+        } else {
+            self.meet(parking, phase, action)?;
+        }
+        Ok(after_us)
+    }
+
+    /// Counts this party. In which phase that was, and how many come after it.
+    fn arrive(&self, parking: &impl Parking, deadline: Deadline) -> Result<(u32, u32), Broken> {
         let parties = self.parties();
-        let mut action = Some(action);
         let mut state = self.state();
-        let before_us = loop {
+        loop {
             if state.broken {
                 return Err(Broken);
             }
-            let last = u32::from(state.arrived) + 1 >= parties;
-            if last && action.take().is_some_and(|action| !action()) {
-                self.abort(parking);
-                return Err(Broken);
+            if u32::from(state.arrived) >= parties {
+                // All have come, and the last one runs its action: this is a party of the next phase.
+                self.await_phase(parking, deadline, state.phase)?;
+                state = self.state();
+                continue;
             }
-            let next = if last { state.next(false) } else { State { arrived: state.arrived + 1, ..state } };
+            let next = State { arrived: state.arrived + 1, ..state };
             // AcqRel: what each party did before is seen by all after.
             match self.word.compare_exchange(state.pack(), next.pack(), Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) if last => {
-                    parking.wake(self.half(), u32::MAX);
-                    return Ok(0);
-                }
-                Ok(_) => break u32::from(state.arrived),
+                Ok(_) => return Ok((state.phase, parties - u32::from(next.arrived))),
                 Err(now) => state = State::unpack(now),
             }
+        }
+    }
+
+    /// The last party has come: runs `action`, and ends the phase.
+    fn meet(&self, parking: &impl Parking, phase: u32, action: impl FnOnce() -> bool) -> Result<(), Broken> {
+        // An action that fails or panics breaks the barrier: the others do not wait for ever.
+        let give_up = Defer(|| {
+            self.end_phase(phase, |state| State { broken: true, ..state });
+            parking.wake(self.half(), u32::MAX);
+        });
+        if !action() {
+            return Err(Broken);
+        }
+        std::mem::forget(give_up);
+        let met = self.end_phase(phase, |state| state.next(false));
+        parking.wake(self.half(), u32::MAX);
+        if met { Ok(()) } else { Err(Broken) }
+    }
+
+    /// Ends the phase, unless it was ended or broken meanwhile.
+    fn end_phase(&self, phase: u32, step: impl Fn(State) -> State) -> bool {
+        let end = |word| {
+            let state = State::unpack(word);
+            (state.phase == phase && !state.broken).then(|| step(state).pack())
         };
-        self.await_phase(parking, deadline, state.phase)?;
-        Ok(parties - 1 - before_us)
+        self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, end).is_ok()
     }
 
     fn await_phase(&self, parking: &impl Parking, deadline: Deadline, phase: u32) -> Result<(), Broken> {
@@ -252,17 +292,29 @@ impl Handle<Barrier> {
     }
 
     /// How many have come and wait.
+    ///
+    /// # Panics
+    /// In a fork, when the object was gone before it was used there.
+    #[track_caller]
     pub fn waiting(&self) -> u32 {
-        self.words().waiting()
+        self.look().waiting()
     }
 
     /// How many parties meet.
+    ///
+    /// # Panics
+    /// In a fork, when the object was gone before it was used there.
+    #[track_caller]
     pub fn parties(&self) -> u32 {
-        self.words().parties()
+        self.look().parties()
     }
 
     /// Whether it is broken.
+    ///
+    /// # Panics
+    /// In a fork, when the object was gone before it was used there.
+    #[track_caller]
     pub fn is_broken(&self) -> bool {
-        self.words().is_broken()
+        self.look().is_broken()
     }
 }

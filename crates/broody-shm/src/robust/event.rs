@@ -11,6 +11,7 @@
 use crate::ArenaError;
 use crate::arena::{Arena, Kind, Words};
 use crate::handle::{Handle, Primitive};
+use crate::robust::watchers::Watchers;
 use crate::sync::{AtomicU32, Deadline, Ordering, Parking, Slept, Word, spin_briefly};
 
 /// The words, in shared memory. All zero bytes are an event that is not set.
@@ -19,9 +20,10 @@ use crate::sync::{AtomicU32, Deadline, Ordering, Parking, Slept, Word, spin_brie
 pub struct Event<W = AtomicU32> {
     flag: W,
     sleepers: W,
+    watchers: Watchers<W>,
 }
 
-// SAFETY: two atomics.
+// SAFETY: atomics.
 unsafe impl Words for Event {}
 
 impl<W: Word> Event<W> {
@@ -87,17 +89,31 @@ impl Handle<Event> {
     pub fn set(&self) -> Result<(), ArenaError> {
         let (words, _, arena) = self.enter()?;
         words.set(arena);
+        words.watchers.tell(arena);
         Ok(())
     }
 
+    /// Who sets the flag next shall ring the bells. Whoever asks looks at the flag after this.
+    pub fn ask_to_be_told(&self) {
+        self.words().watchers.ask();
+    }
+
     /// Clears the flag.
+    ///
+    /// # Panics
+    /// In a fork, when the object was gone before it was used there.
+    #[track_caller]
     pub fn clear(&self) {
-        self.words().clear();
+        self.look().clear();
     }
 
     /// Whether the flag is set.
+    ///
+    /// # Panics
+    /// In a fork, when the object was gone before it was used there.
+    #[track_caller]
     pub fn is_set(&self) -> bool {
-        self.words().is_set()
+        self.look().is_set()
     }
 
     /// See [`Event::wait`].

@@ -121,6 +121,14 @@ pub struct Held {
     forks: u32,
 }
 
+impl Held {
+    /// Whether the calling process is the one that has taken it, and not a fork of that.
+    #[inline]
+    pub fn is_here(self) -> bool {
+        self.forks == forks()
+    }
+}
+
 /// The most bytes that lie with their lock: longer ones are memory of their own.
 pub const MOST_BYTES: usize = 1024;
 
@@ -169,10 +177,17 @@ impl Handle<Guarded> {
         Ok(acquired.map(|acquired| (acquired, Held { me, forks: forks() })))
     }
 
+    /// As [`hold`](Self::hold), if the lock is free, there is nothing to say about it, and nothing else is out of the ordinary.
+    #[inline]
+    pub fn hold_at_once(&self) -> Option<Held> {
+        let (words, me, _) = self.enter().ok()?;
+        words.word.try_take(me).then(|| Held { me, forks: forks() })
+    }
+
     /// Gives back what [`hold`](Self::hold) has taken; in a fork, where it is not held, nothing.
     #[inline]
     pub fn let_go(&self, held: Held) {
-        if held.forks == forks() {
+        if held.is_here() {
             self.words().word.release(held.me, self.held().arena());
         }
     }
@@ -201,8 +216,24 @@ impl Handle<Guarded> {
     /// # Errors
     /// [`ArenaError`], in a fork.
     pub fn acquire_again(&self, deadline: Deadline) -> Result<Option<Acquired>, ArenaError> {
+        Ok(self.hold_again(deadline)?.map(|(acquired, _)| acquired))
+    }
+
+    /// As [`acquire_again`](Self::acquire_again). Also gives what gives it back once.
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    pub fn hold_again(&self, deadline: Deadline) -> Result<Option<(Acquired, Held)>, ArenaError> {
         let (words, me, arena) = self.enter()?;
-        Ok(words.acquire_again(me, this_thread(), arena, deadline).ok())
+        let acquired = words.acquire_again(me, this_thread(), arena, deadline).ok();
+        Ok(acquired.map(|acquired| (acquired, Held { me, forks: forks() })))
+    }
+
+    /// Gives back once what [`hold_again`](Self::hold_again) has taken; in a fork, where it is not held, nothing.
+    pub fn let_go_once(&self, held: Held) {
+        if held.is_here() {
+            self.words().release_once(held.me, this_thread(), self.held().arena());
+        }
     }
 
     /// Gives the lock back once. `false` when the calling thread does not hold it.
@@ -233,8 +264,12 @@ impl Handle<Guarded> {
     }
 
     /// Whether anybody holds it.
+    ///
+    /// # Panics
+    /// In a fork, when the object was gone before it was used there.
+    #[track_caller]
     pub fn is_locked(&self) -> bool {
-        self.words().word.holder().is_some()
+        self.look().word.holder().is_some()
     }
 
     /// Whether the calling thread holds it, as a recursive lock.
@@ -243,8 +278,12 @@ impl Handle<Guarded> {
     }
 
     /// How often its holder has taken it, as a recursive lock.
+    ///
+    /// # Panics
+    /// In a fork, when the object was gone before it was used there.
+    #[track_caller]
     pub fn depth(&self) -> u32 {
-        self.words().depth()
+        self.look().depth()
     }
 }
 

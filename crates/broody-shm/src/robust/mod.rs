@@ -21,3 +21,4 @@ pub mod guarded;
 pub mod lock;
 pub mod permits;
 pub mod semaphore;
+mod watchers;

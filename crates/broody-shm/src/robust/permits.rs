@@ -16,6 +16,7 @@ use crate::ArenaError;
 use crate::arena::{Arena, Body, Kind, Words};
 use crate::handle::{Handle, Primitive};
 use crate::owner::Owner;
+use crate::robust::watchers::Watchers;
 use crate::sync::{AtomicU32, Deadline, Ordering, Parking, Slept, TimedOut, fence};
 
 /// The words before the cells, in shared memory.
@@ -27,6 +28,7 @@ pub struct Permits {
     sleepers: AtomicU32,
     /// Where a free cell was last seen. A hint.
     hint: AtomicU32,
+    watchers: Watchers,
 }
 
 // SAFETY: atomics.
@@ -206,16 +208,31 @@ impl Handle<Permits> {
     /// [`ArenaError`], in a fork.
     pub fn release(&self, for_others: bool) -> Result<bool, ArenaError> {
         let (words, me, arena) = self.enter()?;
-        Ok(words.release(self.held().body(), me, arena, for_others).is_ok())
+        let released = words.release(self.held().body(), me, arena, for_others).is_ok();
+        words.watchers.tell(arena);
+        Ok(released)
+    }
+
+    /// Who gives a permit back next shall ring the bells. Whoever asks looks at the value after this.
+    pub fn ask_to_be_told(&self) {
+        self.words().watchers.ask();
     }
 
     /// How many permits are free.
+    ///
+    /// # Panics
+    /// In a fork, when the object was gone before it was used there.
+    #[track_caller]
     pub fn value(&self) -> u32 {
-        self.words().value(self.held().body())
+        self.look().value(self.held().body())
     }
 
     /// How many permits there are.
+    ///
+    /// # Panics
+    /// In a fork, when the object was gone before it was used there.
+    #[track_caller]
     pub fn count(&self) -> u32 {
-        self.words().count()
+        self.look().count()
     }
 }

@@ -13,6 +13,7 @@
 use crate::ArenaError;
 use crate::arena::{Arena, Kind, Words};
 use crate::handle::{Handle, Primitive};
+use crate::robust::watchers::Watchers;
 use crate::sync::{AtomicU32, Deadline, Ordering, Parking, Slept, TimedOut, Word, spin_briefly};
 
 /// The highest value of a semaphore.
@@ -24,9 +25,10 @@ pub const MOST: u32 = i32::MAX as u32;
 pub struct Semaphore<W = AtomicU32> {
     value: W,
     sleepers: W,
+    watchers: Watchers<W>,
 }
 
-// SAFETY: two atomics.
+// SAFETY: atomics.
 unsafe impl Words for Semaphore {}
 
 /// The counter would be more than it can count.
@@ -128,11 +130,22 @@ impl Handle<Semaphore> {
     /// [`ArenaError`], in a fork.
     pub fn release(&self, count: u32) -> Result<bool, ArenaError> {
         let (words, _, arena) = self.enter()?;
-        Ok(words.release(arena, count).is_ok())
+        let released = words.release(arena, count).is_ok();
+        words.watchers.tell(arena);
+        Ok(released)
+    }
+
+    /// Who gives tokens next shall ring the bells. Whoever asks looks at the value after this.
+    pub fn ask_to_be_told(&self) {
+        self.words().watchers.ask();
     }
 
     /// How many tokens there are.
+    ///
+    /// # Panics
+    /// In a fork, when the object was gone before it was used there.
+    #[track_caller]
     pub fn value(&self) -> u32 {
-        self.words().value()
+        self.look().value()
     }
 }

@@ -1,21 +1,25 @@
 //! A fixed number of values.
 
+#![allow(unsafe_code)]
+
 use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
 use std::time::Duration;
 
+use broody_shm::robust::guarded::Held;
 use broody_shm::sync::Deadline;
 use bytemuck::Pod;
 
+use super::atomic::{Atomic, Change, changes, copy_in, copy_out};
 use super::guardian::{Guardian, out_of_bounds};
-use super::value::Atomic;
 use crate::handle::tag_of;
-use crate::sync::{LockError, LockResult};
+use crate::sync::{LockResult, not_here};
 use crate::{Error, Result};
 
 /// A fixed number of values in shared memory, with one lock, as Python's `multiprocessing.Array`.
 ///
-/// Items of number types can also be used without the lock, as std's atomics are: the two ways do not exclude each other.
+/// Items of number types can also be used without the lock, as std's atomics are. The two ways do not exclude each other, and so items are
+/// copied in and out; where that costs too much, see [`ArrayGuard::as_mut_slice`].
 ///
 /// ```
 /// # broody::init();
@@ -23,14 +27,12 @@ use crate::{Error, Result};
 /// let squares = Array::<u64>::zeroed(3)?;
 /// let child = broody::spawn(
 ///     |squares: Array<u64>| {
-///         for (n, place) in squares.lock().unwrap().iter_mut().enumerate() {
-///             *place = (n * n) as u64;
-///         }
+///         squares.lock().unwrap().update(|n, place| *place = (n * n) as u64);
 ///     },
 ///     squares.clone(),
 /// )?;
 /// child.join()?;
-/// assert_eq!(*squares.lock()?, [0, 1, 4]);
+/// assert_eq!(squares.lock()?.to_vec(), [0, 1, 4]);
 /// # Ok::<(), broody::Error>(())
 /// ```
 #[derive(Debug)]
@@ -76,7 +78,7 @@ impl<T: Pod> Array<T> {
         self.len() == 0
     }
 
-    /// Waits for the lock; the guard is the items.
+    /// Waits for the lock; the items are reached through the guard.
     ///
     /// # Errors
     /// As [`Lock::lock`](crate::Lock::lock).
@@ -84,7 +86,15 @@ impl<T: Pod> Array<T> {
         self.lock_until(Deadline::Never)
     }
 
-    /// As [`lock`](Self::lock), waiting at most for `limit`; zero only tries.
+    /// Takes the lock if it is free.
+    ///
+    /// # Errors
+    /// As [`Lock::try_lock`](crate::Lock::try_lock).
+    pub fn try_lock(&self) -> LockResult<ArrayGuard<'_, T>> {
+        self.lock_until(Deadline::Now)
+    }
+
+    /// As [`lock`](Self::lock), waiting at most for `limit`.
     ///
     /// # Errors
     /// As [`Lock::lock_timeout`](crate::Lock::lock_timeout).
@@ -93,11 +103,7 @@ impl<T: Pod> Array<T> {
     }
 
     fn lock_until(&self, deadline: Deadline) -> LockResult<ArrayGuard<'_, T>> {
-        let acquired = self.guardian.lock().acquire(deadline);
-        let acquired =
-            acquired.map_err(|error| LockError::Failed(error.into()))?.ok_or(LockError::TimedOut)?;
-        let guard = ArrayGuard { array: self, not_send: PhantomData };
-        if acquired.owner_died { Err(LockError::OwnerDied(guard)) } else { Ok(guard) }
+        self.guardian.hold(deadline, |held| ArrayGuard { array: self, held, not_send: PhantomData })
     }
 
     /// The item `index`, under the lock.
@@ -105,7 +111,7 @@ impl<T: Pod> Array<T> {
     /// # Errors
     /// [`Invalid`](Error::Invalid) behind the end; [`OwnerDied`](Error::OwnerDied), once, after a process was ended while it had the lock.
     pub fn get(&self, index: usize) -> Result<T> {
-        self.lock()?.get(index).copied().ok_or_else(|| out_of_bounds(index, self.len()))
+        self.lock()?.get(index)
     }
 
     /// Puts another item there, under the lock.
@@ -113,23 +119,33 @@ impl<T: Pod> Array<T> {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn set(&self, index: usize, value: T) -> Result<()> {
-        match self.lock()?.get_mut(index) {
-            Some(place) => *place = value,
-            None => return Err(out_of_bounds(index, self.len())),
-        }
-        Ok(())
+        self.lock()?.set(index, value)
+    }
+
+    fn checked(&self, index: usize) -> Result<NonNull<T>> {
+        self.guardian.keep()?;
+        if index < self.len() { Ok(self.guardian.item(index)) } else { Err(out_of_bounds(index, self.len())) }
     }
 }
 
-impl<T: Atomic> Array<T> {
-    fn checked(&self, index: usize) -> Result<std::ptr::NonNull<T>> {
-        if index < self.len() { Ok(self.guardian.item(index)) } else { Err(out_of_bounds(index, self.len())) }
-    }
+macro_rules! changes_item {
+    ($name:ident, $change:ident, $what:literal) => {
+        #[doc = concat!($what, " For the item `index`. Gives the item before.")]
+        ///
+        /// # Errors
+        /// [`Invalid`](Error::Invalid) behind the end.
+        #[inline]
+        pub fn $name(&self, index: usize, value: T) -> Result<T> {
+            self.checked(index).map(|place| T::change(place, Change::$change, value))
+        }
+    };
+}
 
+impl<T: Atomic> Array<T> {
     /// The item `index`, without the lock.
     ///
     /// # Errors
-    /// [`Invalid`](Error::Invalid) behind the end.
+    /// [`Invalid`](Error::Invalid) behind the end; [`Memory`](Error::Memory) in a fork, after it was gone.
     pub fn load(&self, index: usize) -> Result<T> {
         self.checked(index).map(T::load)
     }
@@ -137,17 +153,19 @@ impl<T: Atomic> Array<T> {
     /// Puts another item there, without the lock.
     ///
     /// # Errors
-    /// [`Invalid`](Error::Invalid) behind the end.
+    /// [`Invalid`](Error::Invalid) behind the end; [`Memory`](Error::Memory) in a fork, after it was gone.
     pub fn store(&self, index: usize, value: T) -> Result<()> {
         self.checked(index).map(|place| T::store(place, value))
     }
 
-    /// Adds to the item `index`, without the lock; wraps around. Gives the item before.
+    changes!(changes_item);
+
+    /// Puts `new` at `index` if the item is `current`, without the lock. Gives the item before: as the inner `Err` if it was another one.
     ///
     /// # Errors
     /// [`Invalid`](Error::Invalid) behind the end.
-    pub fn fetch_add(&self, index: usize, value: T) -> Result<T> {
-        self.checked(index).map(|place| T::fetch_add(place, value))
+    pub fn compare_exchange(&self, index: usize, current: T, new: T) -> Result<Result<T, T>> {
+        self.checked(index).map(|place| T::compare_exchange(place, current, new))
     }
 }
 
@@ -169,35 +187,125 @@ impl<'de, T: Pod> serde::Deserialize<'de> for Array<T> {
 }
 
 /// The items of an array whose lock is held; dropping this gives it back.
+///
+/// Other threads may use numbers without the lock meanwhile. In a fork that was made while the lock was held, this is a copy that holds
+/// nothing, and whatever is asked of the items panics.
 #[must_use = "the lock is given back when this is dropped"]
 pub struct ArrayGuard<'a, T: Pod> {
     array: &'a Array<T>,
+    held: Held,
+    /// Only the thread that has it gives it back.
     not_send: PhantomData<*const ()>,
 }
 
-impl<T: Pod> Deref for ArrayGuard<'_, T> {
-    type Target = [T];
-
-    fn deref(&self) -> &[T] {
-        self.array.guardian.items()
+impl<T: Pod> ArrayGuard<'_, T> {
+    fn guardian(&self) -> &Guardian {
+        if !self.held.is_here() {
+            not_here();
+        }
+        &self.array.guardian
     }
-}
 
-impl<T: Pod> DerefMut for ArrayGuard<'_, T> {
-    fn deref_mut(&mut self) -> &mut [T] {
-        self.array.guardian.items_mut()
+    /// How many items there are.
+    pub fn len(&self) -> usize {
+        self.array.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.array.is_empty()
+    }
+
+    /// The item `index`.
+    ///
+    /// # Errors
+    /// [`Invalid`](Error::Invalid) behind the end.
+    pub fn get(&self, index: usize) -> Result<T> {
+        Ok(copy_out(self.checked(index)?))
+    }
+
+    /// Puts another item there.
+    ///
+    /// # Errors
+    /// [`Invalid`](Error::Invalid) behind the end.
+    pub fn set(&mut self, index: usize, item: T) -> Result<()> {
+        copy_in(self.checked(index)?, item);
+        Ok(())
+    }
+
+    fn checked(&self, index: usize) -> Result<NonNull<T>> {
+        self.guardian();
+        self.array.checked(index)
+    }
+
+    /// The items, one after the other.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = T> + ExactSizeIterator {
+        let guardian = self.guardian();
+        (0..self.len()).map(|index| copy_out(guardian.item(index)))
+    }
+
+    /// All items.
+    pub fn to_vec(&self) -> Vec<T> {
+        self.iter().collect()
+    }
+
+    /// Changes each item, which `change` gets with its index.
+    pub fn update(&mut self, mut change: impl FnMut(usize, &mut T)) {
+        let guardian = self.guardian();
+        for index in 0..self.len() {
+            let mut item = copy_out(guardian.item(index));
+            change(index, &mut item);
+            copy_in(guardian.item(index), item);
+        }
+    }
+
+    /// Puts `items` there, from the item `index` on.
+    ///
+    /// # Errors
+    /// [`Invalid`](Error::Invalid) where that would be behind the end; then nothing is changed.
+    pub fn copy_from(&mut self, index: usize, items: &[T]) -> Result<()> {
+        let guardian = self.guardian();
+        if index > self.len() || items.len() > self.len() - index {
+            return Err(out_of_bounds(index.saturating_add(items.len()).saturating_sub(1), self.len()));
+        }
+        items.iter().zip(index..).for_each(|(item, index)| copy_in(guardian.item(index), *item));
+        Ok(())
+    }
+
+    /// Puts `item` everywhere.
+    pub fn fill(&mut self, item: T) {
+        self.update(|_, place| *place = item);
+    }
+
+    /// The items themselves, without a copy.
+    ///
+    /// # Safety
+    /// As long as they are borrowed, no thread of this process changes an item without the lock, as [`Array::store`] and its like do.
+    pub unsafe fn as_slice(&self) -> &[T] {
+        self.guardian().items()
+    }
+
+    /// The items themselves, to be changed.
+    ///
+    /// # Safety
+    /// As long as they are borrowed, no thread of this process uses an item without the lock, as [`Array::load`] and its like do.
+    pub unsafe fn as_mut_slice(&mut self) -> &mut [T] {
+        self.guardian().items_mut()
     }
 }
 
 impl<T: Pod> Drop for ArrayGuard<'_, T> {
     fn drop(&mut self) {
-        // `false`, or an error, in a fork: there it is not held.
-        let _ = self.array.guardian.lock().release();
+        self.array.guardian.lock().let_go(self.held);
     }
 }
 
 impl<T: Pod + std::fmt::Debug> std::fmt::Debug for ArrayGuard<'_, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        (**self).fmt(f)
+        if self.held.is_here() {
+            f.debug_list().entries(self.iter()).finish()
+        } else {
+            f.write_str("ArrayGuard of another process")
+        }
     }
 }

@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 use broody_shm::arena::{Held, Kind};
 use broody_shm::handle::Handle;
-use broody_shm::robust::guarded::{ALIGNMENT, Guarded, MOST_BYTES};
+use broody_shm::robust::guarded::{ALIGNMENT, Guarded, Held as Hold, MOST_BYTES};
+use broody_shm::sync::Deadline;
 use bytemuck::Pod;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::sync::{LockError, LockResult};
 use crate::{Error, Result, memory};
 
 /// The data and its lock.
@@ -67,6 +69,53 @@ impl Guardian {
         &self.lock
     }
 
+    /// Sees to it that the data is there, and stays. To be asked before the data is used: in a fork it may be gone, and its place another's.
+    #[inline]
+    pub(crate) fn keep(&self) -> Result<()> {
+        Ok(self.apart.as_ref().unwrap_or(self.lock.held()).keep()?)
+    }
+
+    /// As [`keep`](Self::keep), where the lock is taken, which sees to itself.
+    #[inline]
+    pub(crate) fn keep_apart(&self) -> Result<()> {
+        Ok(self.apart.as_ref().map_or(Ok(()), |apart| apart.keep())?)
+    }
+
+    /// As [`keep`](Self::keep), for what has no way to tell of an error.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn must_keep(&self) {
+        self.apart.as_ref().unwrap_or(self.lock.held()).must_keep();
+    }
+
+    /// Takes the lock, and makes a guard of what gives it back.
+    // Always inlined, and the rest returns little: a guard that came back through memory would cost more than the lock.
+    #[inline(always)]
+    pub(crate) fn hold<G>(&self, deadline: Deadline, guard: impl FnOnce(Hold) -> G) -> LockResult<G> {
+        if self.apart.is_none()
+            && let Some(held) = self.lock.hold_at_once()
+        {
+            return Ok(guard(held));
+        }
+        match self.hold_the_long_way(deadline) {
+            Ok((true, held)) => Err(LockError::OwnerDied(guard(held))),
+            Ok((false, held)) => Ok(guard(held)),
+            Err(None) => Err(LockError::TimedOut),
+            Err(Some(error)) => Err(LockError::Failed(*error)),
+        }
+    }
+
+    /// Whether the owner before died, and what gives the lock back; without an error, the time was over.
+    #[cold]
+    fn hold_the_long_way(&self, deadline: Deadline) -> std::result::Result<(bool, Hold), Option<Box<Error>>> {
+        self.keep_apart().map_err(|error| Some(Box::new(error)))?;
+        match self.lock.hold(deadline) {
+            Ok(Some((acquired, held))) => Ok((acquired.owner_died, held)),
+            Ok(None) => Err(None),
+            Err(error) => Err(Some(Box::new(error.into()))),
+        }
+    }
+
     /// What the type of the data is called.
     pub(crate) fn tag(&self) -> u64 {
         self.lock.held().tag()
@@ -77,7 +126,7 @@ impl Guardian {
         self.length
     }
 
-    /// The address of the item `index` of so many as there are.
+    /// The address of the item `index` of so many as there are. The caller has seen to it that they are kept.
     pub(crate) fn item<T: Pod>(&self, index: usize) -> NonNull<T> {
         const { assert!(align_of::<T>() <= ALIGNMENT, "data in shared memory is aligned to at most 64 bytes") };
         let end = index.checked_add(1).and_then(|end| end.checked_mul(size_of::<T>()));
@@ -86,14 +135,14 @@ impl Guardian {
         unsafe { self.start.0.cast::<T>().add(index) }
     }
 
-    /// All items. The caller has the lock.
+    /// All items. The caller has the lock, and nobody uses them without.
     pub(crate) fn items<T: Pod>(&self) -> &[T] {
         // SAFETY: the data is that long, aligned to at least T (see `item`), and any bytes are a T. The caller has the lock, so that
         // nobody writes who follows the protocol.
         unsafe { std::slice::from_raw_parts(self.first().as_ptr(), self.count::<T>()) }
     }
 
-    /// All items, to be changed. The caller has the lock, by a guard that is borrowed for as long.
+    /// All items, to be changed. The caller has the lock, by a guard that is borrowed for as long, and nobody uses them without.
     #[allow(clippy::mut_from_ref)]
     pub(crate) fn items_mut<T: Pod>(&self) -> &mut [T] {
         // SAFETY: as in `items`; the caller's guard is borrowed mutably.

@@ -9,13 +9,15 @@ use broody_os::memory::Mapping;
 use broody_os::named::{self, NamedFile};
 use broody_shm::arena::{self, Held, Kind};
 
+use super::atomic::Words;
 use crate::handle::sent_as_handle;
 use crate::{Error, Result, memory};
 
 /// Bytes in shared memory that every process which has them may change at any time.
 ///
 /// Nothing keeps two of them from writing to the same place at once: agree on who does, by a [`Lock`](crate::Lock) for example. The bytes are
-/// therefore copied in and out; where that costs too much, [`as_ptr`](Self::as_ptr) gives their address.
+/// therefore copied in and out, atomically by words of 8 bytes at most: who reads what another one writes gets some mixture. Where that costs
+/// too much, [`as_ptr`](Self::as_ptr) gives their address.
 ///
 /// Without a name the memory is anonymous, and goes with its last handle. With a [name](Self::create), other programs can open it, too; the
 /// name is removed when the last user is gone, in whatever program and by whatever death.
@@ -137,35 +139,46 @@ impl SharedMemory {
     }
 
     /// The first byte. Valid for reads and writes of [`len`](Self::len) bytes as long as this, or a clone of it, lives; whoever uses it
-    /// answers for what other processes do at the same time.
+    /// answers for what other processes and threads do at the same time, also by [`read`](Self::read) and [`write`](Self::write): these use all
+    /// of each word of 8 bytes that they touch, atomically.
+    ///
+    /// # Panics
+    /// In a fork, when the memory was gone before it was used there.
     pub fn as_ptr(&self) -> *mut u8 {
+        if self.0.named.is_none() {
+            self.0.held.must_keep();
+        }
         self.start().as_ptr()
     }
 
     /// Copies bytes from `offset` on into `bytes`.
     ///
     /// # Errors
-    /// [`Invalid`](Error::Invalid) where that would be behind the end.
+    /// [`Invalid`](Error::Invalid) where that would be behind the end; [`Memory`](Error::Memory) in a fork, after it was gone.
     pub fn read(&self, offset: usize, bytes: &mut [u8]) -> Result<()> {
-        let start = self.at(offset, bytes.len())?;
-        // SAFETY: so many bytes are there. Another process may write to them meanwhile: what is read then is some mixture, of bytes, for
-        // which any value is valid; the compiler sees neither that process nor another name for this memory.
-        unsafe { start.as_ptr().copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
+        self.check(offset, bytes.len())?;
+        self.words().read(offset, bytes);
         Ok(())
     }
 
     /// Copies `bytes` to `offset`.
     ///
     /// # Errors
-    /// [`Invalid`](Error::Invalid) where that would be behind the end.
+    /// [`Invalid`](Error::Invalid) where that would be behind the end; [`Memory`](Error::Memory) in a fork, after it was gone.
     pub fn write(&self, offset: usize, bytes: &[u8]) -> Result<()> {
-        let start = self.at(offset, bytes.len())?;
-        // SAFETY: as in `read`.
-        unsafe { start.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        self.check(offset, bytes.len())?;
+        self.words().write(offset, bytes);
         Ok(())
     }
 
-    fn at(&self, offset: usize, length: usize) -> Result<NonNull<u8>> {
+    /// The memory as words.
+    fn words(&self) -> Words {
+        // SAFETY: a mapping, or a place of at least 64 bytes in one: aligned, and longer than its bytes up to the end of the last word.
+        // Others in this process use it this way, too, or by its address, and then they answer for that.
+        unsafe { Words::new(self.start()) }
+    }
+
+    fn check(&self, offset: usize, length: usize) -> Result<()> {
         if offset.checked_add(length).is_none_or(|end| end > self.len()) {
             let what = format!(
                 "{length} bytes from {offset} on do not lie within shared memory of {} bytes",
@@ -173,8 +186,11 @@ impl SharedMemory {
             );
             return Err(Error::Invalid { what });
         }
-        // SAFETY: within the memory.
-        Ok(unsafe { self.start().add(offset) })
+        // A file is there as long as it is mapped; what is in the arena may be gone in a fork, and its place another's.
+        if self.0.named.is_none() {
+            self.0.held.keep()?;
+        }
+        Ok(())
     }
 }
 

@@ -80,7 +80,7 @@ pub fn parent_process() -> Option<ParentProcess> {
 }
 
 fn started_after_us(pid: Pid) -> bool {
-    let start = |pid| broody_os::proc::stat(pid).map(|stat| stat.start_time);
+    let start = |pid| broody_os::proc::stat(pid).ok()?.map(|stat| stat.start_time);
     match (start(pid), start(broody_os::fork::pid())) {
         (Some(theirs), Some(ours)) => theirs > ours,
         _ => true,

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use broody_shm::blob;
 use broody_shm::queue::{self, Limits, Message, QueueError, Taken};
 use broody_shm::sync::Deadline;
 
 use super::core::Core;
+use super::faces::{iterates, looks};
 use crate::data::Blob;
 use crate::handle::sent_as_handle;
 use crate::sync::deadline;
@@ -51,6 +53,10 @@ impl Bytes {
         Self(Repr::Short(short, bytes.len() as u8))
     }
 
+    fn shared(blob: blob::Blob) -> Self {
+        Self(Repr::Shared(Blob::from_shared(blob)))
+    }
+
     /// The bytes as a vector of their own.
     pub fn into_vec(self) -> Vec<u8> {
         match self.0 {
@@ -88,12 +94,18 @@ impl BytesQueue {
     /// Makes a queue of at most `messages` messages and at most `bytes` bytes of them.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// [`Invalid`](Error::Invalid) for a bound of 0, and as [`new`](Self::new).
     pub fn bounded(messages: Option<u32>, bytes: Option<u64>) -> Result<Self> {
         Self::with(Limits { messages, bytes, refuse_long: true }, RAW, false)
     }
 
     pub(super) fn with(limits: Limits, tag: u64, counts_tasks: bool) -> Result<Self> {
+        // In shared memory, 0 is no bound.
+        if limits.messages == Some(0) || limits.bytes == Some(0) {
+            return Err(Error::Invalid {
+                what: "a queue needs room for at least one message and one byte".to_owned(),
+            });
+        }
         Ok(Self(Core::new(queue::Queue::new(memory::arena()?, limits, tag, counts_tasks)?)))
     }
 
@@ -119,7 +131,7 @@ impl BytesQueue {
         self.0.after_take();
         let taken = taken.map_err(|error| explain(error, "a message in the queue"))?;
         Ok(match taken {
-            (_, Some(blob)) => Bytes(Repr::Shared(Blob::from_shared(blob))),
+            (_, Some(blob)) => Bytes::shared(blob),
             (bytes, None) => bytes,
         })
     }
@@ -130,21 +142,41 @@ impl BytesQueue {
         taken.map_err(|error| explain(error, "a message in the queue"))
     }
 
-    /// How many messages there are, at this instant.
-    pub fn len(&self) -> usize {
-        self.0.len()
+    /// Puts `messages` in their order, waiting for room at most for `limit` if there is one: as many at once as there is room for. How many
+    /// were put: fewer than all when the time was over, or the next one is refused by an error that putting it again gives.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put), when none was put.
+    pub fn put_many(&self, messages: &[impl AsRef<[u8]>], limit: Option<Duration>) -> Result<usize> {
+        let messages: Vec<_> =
+            messages.iter().map(|bytes| Message { bytes: bytes.as_ref(), holds: &[] }).collect();
+        self.0.put_many(&messages, deadline(limit)).map_err(|error| explain(error, "room in the queue"))
     }
 
-    /// Whether there is none, at this instant.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Takes up to `most` messages that are there, waiting for the first one at most for `limit` if there is one.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn get_many(&self, most: usize, limit: Option<Duration>) -> Result<Vec<Bytes>> {
+        let mut messages = Vec::new();
+        if most > 0 {
+            let taken = self.0.take_many(most, deadline(limit), |bytes, taken| {
+                messages.push(taken.blob.map_or_else(|| Bytes::copied(bytes), Bytes::shared));
+            });
+            self.0.after_take();
+            taken.map_err(|error| explain(error, "a message in the queue"))?;
+        }
+        Ok(messages)
     }
 
-    /// No more is put. What is there can still be taken; then [`get`](Self::get) is [`Closed`](Error::Closed).
-    pub fn close(&self) {
-        self.0.close();
+    fn core(&self) -> &Core {
+        &self.0
     }
+
+    looks!();
 }
+
+iterates!([] BytesQueue, Bytes, |queue| queue.get(None));
 
 /// A queue's error, to users.
 pub(super) fn explain(error: QueueError, what: &'static str) -> Error {

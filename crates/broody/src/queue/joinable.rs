@@ -8,6 +8,8 @@ use broody_shm::sync::Deadline;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::core::Core;
+use super::faces::{iterates, looks, puts_and_takes};
 use super::typed::{Queue, QueueBuilder};
 use crate::handle::{self, tag_of};
 use crate::sync::deadline;
@@ -16,14 +18,14 @@ use crate::{Error, Result};
 /// A queue whose values are tasks: whoever takes one says when it is done, and [`join`](Self::join) waits until all are. As Python's
 /// `multiprocessing.JoinableQueue`.
 ///
-/// The tasks that a process had taken and not done when it died are lost: `join` does not wait for them, and says how many there were.
+/// A task that was taken is its process's until it says that it is done. The tasks that a process had taken and not done when it died are lost: `join` does not wait for them, and says how many there were.
 ///
 /// ```
 /// # broody::init();
 /// use broody::JoinableQueue;
 /// let queue = JoinableQueue::<u32>::new()?;
 /// fn work(queue: JoinableQueue<u32>) {
-///     while let Ok(_task) = queue.get() {
+///     for _task in &queue {
 ///         queue.task_done().unwrap();
 ///     }
 /// }
@@ -56,6 +58,12 @@ impl<T> JoinableQueue<T> {
     pub(crate) fn queue(&self) -> &Queue<T> {
         &self.0
     }
+
+    fn core(&self) -> &Core {
+        self.0.core()
+    }
+
+    looks!();
 }
 
 impl<T: Serialize + DeserializeOwned> JoinableQueue<T> {
@@ -72,40 +80,10 @@ impl<T: Serialize + DeserializeOwned> JoinableQueue<T> {
     /// # Errors
     /// As [`QueueBuilder::build`].
     pub fn with(builder: QueueBuilder<T>) -> Result<Self> {
-        Queue::with(builder.checked()?, tag_of::<T>() ^ JOINABLE, true).map(Self)
+        Queue::with(builder.limits, tag_of::<T>() ^ JOINABLE, true).map(Self)
     }
 
-    /// Puts a task, waiting for room if the queue is full.
-    ///
-    /// # Errors
-    /// As [`Queue::put`].
-    pub fn put(&self, value: impl Borrow<T>) -> Result<()> {
-        self.0.put(value)
-    }
-
-    /// Puts a task, waiting for room at most for `limit`; zero only tries.
-    ///
-    /// # Errors
-    /// As [`Queue::put_timeout`].
-    pub fn put_timeout(&self, value: impl Borrow<T>, limit: Duration) -> Result<()> {
-        self.0.put_timeout(value, limit)
-    }
-
-    /// Takes the next task, waiting for it. It is this process's until it says that it is done.
-    ///
-    /// # Errors
-    /// As [`Queue::get`].
-    pub fn get(&self) -> Result<T> {
-        self.0.get_until(Deadline::Never)
-    }
-
-    /// Takes the next task, waiting for it at most for `limit`; zero only tries.
-    ///
-    /// # Errors
-    /// As [`Queue::get_timeout`].
-    pub fn get_timeout(&self, limit: Duration) -> Result<T> {
-        self.0.get_timeout(limit)
-    }
+    puts_and_takes!();
 
     /// A task that was taken is done.
     ///
@@ -139,22 +117,9 @@ impl<T: Serialize + DeserializeOwned> JoinableQueue<T> {
     pub fn take_lost(&self) -> u32 {
         self.0.core().take_lost()
     }
-
-    /// How many tasks wait to be taken, at this instant.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether none waits to be taken, at this instant.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// No more is put.
-    pub fn close(&self) {
-        self.0.close();
-    }
 }
+
+iterates!([T: Serialize + DeserializeOwned] JoinableQueue<T>, T, JoinableQueue::get);
 
 impl<T> serde::Serialize for JoinableQueue<T> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -6,12 +6,13 @@
 
 mod bytes;
 mod core;
+mod faces;
 mod joinable;
 mod pipe;
 mod typed;
 
 pub use bytes::{Bytes, BytesQueue};
-pub(crate) use core::Watch;
+pub use faces::{Iter, Takes};
 pub use joinable::JoinableQueue;
-pub use pipe::{Connection, Receiver, Sender, channel, pipe};
-pub use typed::{Iter, Queue, QueueBuilder};
+pub use pipe::{Connection, Receiver, Sender, channel, channel_bytes, pipe, pipe_bytes};
+pub use typed::{Queue, QueueBuilder};

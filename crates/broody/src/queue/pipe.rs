@@ -9,12 +9,17 @@ use broody_shm::queue::{End, Limits};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::bytes::Bytes;
+use super::faces::{Iter, iterates};
 use super::typed::Queue;
 use crate::handle::{self, tag_of};
 use crate::{Error, Result};
 
 /// How many bytes of messages wait in a pipe before who sends waits, too.
-const BUFFER: u64 = 1 << 20;
+const BUFFER: u64 = 4 << 20;
+
+type Ends<T> = (Sender<T>, Receiver<T>);
+type Connections<A, B> = (Connection<A, B>, Connection<B, A>);
 
 /// An end of a pipe as an object: when the last handle on it, in any process, is gone, the pipe is closed.
 #[derive(Debug, Clone)]
@@ -41,7 +46,7 @@ impl<'de> Deserialize<'de> for Anchor {
 /// # broody::init();
 /// let (sender, receiver) = broody::channel::<String>()?;
 /// let child = broody::spawn(|sender: broody::Sender<String>| sender.send("hello".to_owned()).unwrap(), sender)?;
-/// assert_eq!(receiver.iter().collect::<Vec<_>>(), ["hello"]);
+/// assert_eq!(receiver.iter().collect::<Result<Vec<_>, _>>()?, ["hello"]);
 /// child.join()?;
 /// # Ok::<(), broody::Error>(())
 /// ```
@@ -49,11 +54,31 @@ impl<'de> Deserialize<'de> for Anchor {
 /// # Errors
 /// [`Memory`](Error::Memory) when there is no memory for it.
 pub fn channel<T: Serialize + DeserializeOwned>() -> Result<(Sender<T>, Receiver<T>)> {
+    ends()
+}
+
+/// Makes a pipe for messages of bytes in one direction: as [`channel`], without a codec.
+///
+/// ```
+/// # broody::init();
+/// let (sender, receiver) = broody::channel_bytes()?;
+/// sender.send(b"hello")?;
+/// assert_eq!(&*receiver.receive()?, b"hello");
+/// # Ok::<(), broody::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`channel`].
+pub fn channel_bytes() -> Result<Ends<[u8]>> {
+    ends()
+}
+
+fn ends<T: ?Sized>() -> Result<Ends<T>> {
     let limits = Limits { messages: None, bytes: Some(BUFFER), refuse_long: false };
     let queue = Queue::<T>::with(limits, tag_of::<T>(), false)?;
     let end = |which| queue.core().end(which).map(Anchor);
     let (sending, receiving) = (end(End::Sending)?, end(End::Receiving)?);
-    Ok((Sender { queue: queue.clone(), anchor: Some(sending) }, Receiver { queue, anchor: Some(receiving) }))
+    Ok((Sender { queue: queue.clone(), anchor: sending }, Receiver { queue, anchor: receiving }))
 }
 
 /// Makes a pipe for values in both directions, as Python's `multiprocessing.Pipe`. Gives its two ends.
@@ -82,35 +107,44 @@ where
     A: Serialize + DeserializeOwned,
     B: Serialize + DeserializeOwned,
 {
-    let (there, here) = (channel::<A>()?, channel::<B>()?);
+    connect(channel()?, channel()?)
+}
+
+/// Makes a pipe for messages of bytes in both directions: as [`pipe()`], without a codec.
+///
+/// # Errors
+/// As [`pipe()`].
+pub fn pipe_bytes() -> Result<Connections<[u8], [u8]>> {
+    connect(channel_bytes()?, channel_bytes()?)
+}
+
+fn connect<A: ?Sized, B: ?Sized>(there: Ends<A>, here: Ends<B>) -> Result<Connections<A, B>> {
     Ok((Connection { sender: there.0, receiver: here.1 }, Connection { sender: here.0, receiver: there.1 }))
 }
 
-/// The end of a pipe that values are sent into.
+/// The end of a pipe that values are sent into; a `Sender<[u8]>` sends bytes as they are.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(bound = "")]
-pub struct Sender<T> {
+pub struct Sender<T: ?Sized> {
     queue: Queue<T>,
-    /// `None` once closed.
-    anchor: Option<Anchor>,
+    anchor: Anchor,
 }
 
-/// The end of a pipe that values come out of.
+/// The end of a pipe that values come out of; a `Receiver<[u8]>` gives bytes as they are.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(bound = "")]
-pub struct Receiver<T> {
+pub struct Receiver<T: ?Sized> {
     queue: Queue<T>,
-    /// `None` once closed.
-    anchor: Option<Anchor>,
+    anchor: Anchor,
 }
 
-impl<T> Clone for Sender<T> {
+impl<T: ?Sized> Clone for Sender<T> {
     fn clone(&self) -> Self {
         Self { queue: self.queue.clone(), anchor: self.anchor.clone() }
     }
 }
 
-impl<T> Clone for Receiver<T> {
+impl<T: ?Sized> Clone for Receiver<T> {
     fn clone(&self) -> Self {
         Self { queue: self.queue.clone(), anchor: self.anchor.clone() }
     }
@@ -158,33 +192,81 @@ impl<T: Serialize + DeserializeOwned> Receiver<T> {
     pub fn receive_timeout(&self, limit: Duration) -> Result<T> {
         self.queue.get_timeout(limit).map_err(as_pipe)
     }
+}
 
-    /// Whether a value is there, at this instant, or nobody can send one.
+iterates!([T: Serialize + DeserializeOwned] Receiver<T>, T, |receiver| receiver.receive());
+
+impl<T: ?Sized> Receiver<T> {
+    /// Receives what comes until nobody can send any more. See [`Iter`].
+    pub fn iter(&self) -> Iter<'_, Self> {
+        Iter::new(self)
+    }
+
+    /// Whether a message is there, at this instant, or nobody can send one.
     pub fn is_ready(&self) -> bool {
         !self.queue.is_empty() || self.queue.is_closed()
     }
 
-    /// Receives values until nobody can send any more.
-    pub fn iter(&self) -> super::Iter<'_, T> {
-        self.queue.iter()
-    }
-}
+    /// Lets go of this end, as dropping it does: when it is the last copy, whoever sends is told.
+    pub fn close(self) {}
 
-impl<T> Receiver<T> {
     pub(crate) fn queue(&self) -> &Queue<T> {
         &self.queue
     }
 }
 
+impl<T: ?Sized> Sender<T> {
+    /// Lets go of this end, as dropping it does: when it is the last copy, whoever receives is told, after the last message.
+    pub fn close(self) {}
+}
+
+impl Sender<[u8]> {
+    /// Sends a message, waiting while the pipe is full.
+    ///
+    /// # Errors
+    /// [`Closed`](Error::Closed) when nobody can receive it; [`Memory`](Error::Memory) as for [`BytesQueue::put`](super::BytesQueue::put).
+    pub fn send(&self, bytes: &[u8]) -> Result<()> {
+        self.queue.bytes.put(bytes, None).map_err(as_pipe)
+    }
+
+    /// Sends a message, waiting at most for `limit`; zero only tries.
+    ///
+    /// # Errors
+    /// [`TimedOut`](Error::TimedOut), and as [`send`](Self::send).
+    pub fn send_timeout(&self, bytes: &[u8], limit: Duration) -> Result<()> {
+        self.queue.bytes.put(bytes, Some(limit)).map_err(as_pipe)
+    }
+}
+
+impl Receiver<[u8]> {
+    /// Receives the next message, waiting for it.
+    ///
+    /// # Errors
+    /// [`Closed`](Error::Closed) when there is none and nobody can send one.
+    pub fn receive(&self) -> Result<Bytes> {
+        self.queue.bytes.get(None).map_err(as_pipe)
+    }
+
+    /// Receives the next message, waiting at most for `limit`; zero only tries.
+    ///
+    /// # Errors
+    /// [`TimedOut`](Error::TimedOut), and as [`receive`](Self::receive).
+    pub fn receive_timeout(&self, limit: Duration) -> Result<Bytes> {
+        self.queue.bytes.get(Some(limit)).map_err(as_pipe)
+    }
+}
+
+iterates!([] Receiver<[u8]>, Bytes, |receiver| receiver.receive());
+
 /// One end of a pipe in both directions: sends `S`, receives `R`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(bound = "")]
-pub struct Connection<S, R> {
+pub struct Connection<S: ?Sized, R: ?Sized> {
     sender: Sender<S>,
     receiver: Receiver<R>,
 }
 
-impl<S, R> Clone for Connection<S, R> {
+impl<S: ?Sized, R: ?Sized> Clone for Connection<S, R> {
     fn clone(&self) -> Self {
         Self { sender: self.sender.clone(), receiver: self.receiver.clone() }
     }
@@ -226,7 +308,43 @@ where
     pub fn receive_timeout(&self, limit: Duration) -> Result<R> {
         self.receiver.receive_timeout(limit)
     }
+}
 
+impl Connection<[u8], [u8]> {
+    /// Sends a message of bytes, as a `Sender<[u8]>` does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send(&self, bytes: &[u8]) -> Result<()> {
+        self.sender.send(bytes)
+    }
+
+    /// As [`send`](Self::send), waiting at most for `limit`; zero only tries.
+    ///
+    /// # Errors
+    /// As there, and [`TimedOut`](Error::TimedOut).
+    pub fn send_timeout(&self, bytes: &[u8], limit: Duration) -> Result<()> {
+        self.sender.send_timeout(bytes, limit)
+    }
+
+    /// Receives the next message of bytes, as a `Receiver<[u8]>` does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn receive(&self) -> Result<Bytes> {
+        self.receiver.receive()
+    }
+
+    /// As [`receive`](Self::receive), waiting at most for `limit`; zero only tries.
+    ///
+    /// # Errors
+    /// As there, and [`TimedOut`](Error::TimedOut).
+    pub fn receive_timeout(&self, limit: Duration) -> Result<Bytes> {
+        self.receiver.receive_timeout(limit)
+    }
+}
+
+impl<S: ?Sized, R: ?Sized> Connection<S, R> {
     /// See [`Receiver::is_ready`].
     pub fn is_ready(&self) -> bool {
         self.receiver.is_ready()
@@ -236,9 +354,10 @@ where
     pub fn split(self) -> (Sender<S>, Receiver<R>) {
         (self.sender, self.receiver)
     }
-}
 
-impl<S, R> Connection<S, R> {
+    /// Lets go of this end, as dropping it does: when it is the last copy, the other end is told.
+    pub fn close(self) {}
+
     pub(crate) fn receiver(&self) -> &Receiver<R> {
         &self.receiver
     }

@@ -13,8 +13,8 @@ use serde::de::DeserializeOwned;
 
 use super::bytes::{BytesQueue, explain};
 use super::core::Core;
+use super::faces::{iterates, looks, puts_and_takes};
 use crate::handle::{self, Outgoing, tag_of};
-use crate::sync::deadline;
 use crate::{Error, Result, codec};
 
 /// A queue between processes: any number of them put values in, any number take them out, in the order in which they were put.
@@ -27,28 +27,29 @@ use crate::{Error, Result, codec};
 /// let (tasks, results) = (Queue::<u64>::new()?, Queue::<u64>::new()?);
 /// fn work((tasks, results): (Queue<u64>, Queue<u64>)) {
 ///     for task in &tasks {
-///         results.put(&(task * task)).unwrap();
+///         let task = task.unwrap();
+///         results.put(task * task).unwrap();
 ///     }
 /// }
 /// let child = broody::spawn(work, (tasks.clone(), results.clone()))?;
 /// tasks.put_many([1, 2, 3])?;
 /// tasks.close();
 /// child.join()?;
-/// assert_eq!(results.get_many(10)?, [1, 4, 9]);
+/// assert_eq!(results.get_many(10)?.into_iter().collect::<Result<Vec<_>, _>>()?, [1, 4, 9]);
 /// # Ok::<(), broody::Error>(())
 /// ```
-pub struct Queue<T> {
+pub struct Queue<T: ?Sized> {
     pub(super) bytes: BytesQueue,
-    value: PhantomData<fn(T) -> T>,
+    value: PhantomData<fn(Box<T>) -> Box<T>>,
 }
 
-impl<T> Clone for Queue<T> {
+impl<T: ?Sized> Clone for Queue<T> {
     fn clone(&self) -> Self {
         Self { bytes: self.bytes.clone(), value: PhantomData }
     }
 }
 
-impl<T> std::fmt::Debug for Queue<T> {
+impl<T: ?Sized> std::fmt::Debug for Queue<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Queue").field("len", &self.len()).finish_non_exhaustive()
     }
@@ -58,7 +59,7 @@ impl<T> std::fmt::Debug for Queue<T> {
 #[derive(Debug, Clone, Copy)]
 #[must_use = "a builder makes nothing until `build` is called"]
 pub struct QueueBuilder<T> {
-    limits: Limits,
+    pub(super) limits: Limits,
     value: PhantomData<fn(T) -> T>,
 }
 
@@ -81,16 +82,7 @@ impl<T> QueueBuilder<T> {
     /// # Errors
     /// [`Invalid`](Error::Invalid) for a bound of 0; [`Memory`](Error::Memory) when there is no memory for it.
     pub fn build(self) -> Result<Queue<T>> {
-        Queue::with(self.checked()?, tag_of::<T>(), false)
-    }
-
-    pub(super) fn checked(self) -> Result<Limits> {
-        if self.limits.messages == Some(0) || self.limits.bytes == Some(0) {
-            return Err(Error::Invalid {
-                what: "a queue needs room for at least one message and one byte".to_owned(),
-            });
-        }
-        Ok(self.limits)
+        Queue::with(self.limits, tag_of::<T>(), false)
     }
 }
 
@@ -116,7 +108,7 @@ fn with_buffer<R>(use_it: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     result
 }
 
-impl<T> Queue<T> {
+impl<T: ?Sized> Queue<T> {
     pub(super) fn with(limits: Limits, tag: u64, counts_tasks: bool) -> Result<Self> {
         Ok(Self { bytes: BytesQueue::with(limits, tag, counts_tasks)?, value: PhantomData })
     }
@@ -129,30 +121,11 @@ impl<T> Queue<T> {
         Self { bytes: BytesQueue(Core::new(queue)), value: PhantomData }
     }
 
-    /// How many values there are, at this instant.
-    pub fn len(&self) -> usize {
-        self.bytes.len()
+    fn queue(&self) -> &Self {
+        self
     }
 
-    /// Whether there is none, at this instant.
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    /// Whether it holds as many values as it may, at this instant.
-    pub fn is_full(&self) -> bool {
-        self.core().is_full()
-    }
-
-    /// No more is put. What is there can still be taken; then [`get`](Self::get) is [`Closed`](Error::Closed), and iteration ends.
-    pub fn close(&self) {
-        self.bytes.close();
-    }
-
-    /// Whether it was closed.
-    pub fn is_closed(&self) -> bool {
-        self.core().is_closed()
-    }
+    looks!();
 }
 
 impl<T: Serialize + DeserializeOwned> Queue<T> {
@@ -177,32 +150,9 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
         QueueBuilder { limits: Limits::default(), value: PhantomData }
     }
 
-    /// Puts a value, waiting for room if the queue is full.
-    ///
-    /// # Errors
-    /// [`Encode`](Error::Encode) for a value without an encoding, [`Closed`](Error::Closed),
-    /// [`MessageTooLong`](Error::MessageTooLong), and [`Memory`](Error::Memory) when there is no memory for it. The queue is as it was.
-    pub fn put(&self, value: impl Borrow<T>) -> Result<()> {
-        self.put_until(value.borrow(), Deadline::Never)
-    }
+    puts_and_takes!();
 
-    /// Puts a value if there is room.
-    ///
-    /// # Errors
-    /// [`TimedOut`](Error::TimedOut) when the queue is full, and as [`put`](Self::put).
-    pub fn try_put(&self, value: impl Borrow<T>) -> Result<()> {
-        self.put_until(value.borrow(), Deadline::Now)
-    }
-
-    /// Puts a value, waiting for room at most for `limit`.
-    ///
-    /// # Errors
-    /// [`TimedOut`](Error::TimedOut) when there was no room in time, and as [`put`](Self::put).
-    pub fn put_timeout(&self, value: impl Borrow<T>, limit: Duration) -> Result<()> {
-        self.put_until(value.borrow(), deadline(Some(limit)))
-    }
-
-    fn put_until(&self, value: &T, deadline: Deadline) -> Result<()> {
+    pub(super) fn put_until(&self, value: &T, deadline: Deadline) -> Result<()> {
         let mut place = [0; SHORT];
         let (encoded, outgoing) = handle::collect(|| codec::encode_to(value, &mut place));
         let Some(bytes) = encoded else {
@@ -224,67 +174,56 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
         })
     }
 
-    /// Puts all of `values` in their order, waiting for room: as many at once as there is room for.
-    ///
-    /// # Errors
-    /// As [`put`](Self::put). The values before the one that failed may have been put.
-    pub fn put_many<V: Borrow<T>>(&self, values: impl IntoIterator<Item = V>) -> Result<()> {
-        /// Encoded and put together, in bytes.
+    pub(super) fn put_many_until<V: Borrow<T>>(
+        &self,
+        values: impl IntoIterator<Item = V>,
+        deadline: Deadline,
+    ) -> Result<usize> {
+        /// Encoded and put together: so many bytes, and so many values.
         const BATCH: usize = 8 * 1024;
+        const MOST: usize = 1024;
         let mut values = values.into_iter().peekable();
         with_buffer(|buffer| {
+            let mut put = 0;
             while values.peek().is_some() {
                 buffer.clear();
                 let mut parts = Vec::new();
                 while buffer.len() < BATCH
+                    && parts.len() < MOST
                     && let Some(value) = values.next()
                 {
                     let start = buffer.len();
                     let outgoing = encode(value.borrow(), buffer)?;
                     parts.push((start..buffer.len(), outgoing));
                 }
-                self.put_parts(buffer, parts)?;
+                match self.put_parts(buffer, parts, &mut put, deadline) {
+                    Err(Error::TimedOut { .. }) if put > 0 => break,
+                    result => result?,
+                }
             }
-            Ok(())
+            Ok(put)
         })
     }
 
-    fn put_parts(&self, buffer: &[u8], mut parts: Vec<(std::ops::Range<usize>, Outgoing)>) -> Result<()> {
+    /// Puts what is encoded, and counts it.
+    fn put_parts(
+        &self,
+        buffer: &[u8],
+        mut parts: Vec<(std::ops::Range<usize>, Outgoing)>,
+        count: &mut usize,
+        deadline: Deadline,
+    ) -> Result<()> {
         while !parts.is_empty() {
             let messages: Vec<_> = parts
                 .iter()
                 .map(|(range, outgoing)| Message { bytes: &buffer[range.clone()], holds: outgoing.holds() })
                 .collect();
-            let put = self.core().put_many(&messages, Deadline::Never);
+            let put = self.core().put_many(&messages, deadline);
             let put = put.map_err(|error| explain(error, "room in the queue"))?;
             parts.drain(..put).for_each(|(_, outgoing)| outgoing.hand_over());
+            *count += put;
         }
         Ok(())
-    }
-
-    /// Takes the next value, waiting for it.
-    ///
-    /// # Errors
-    /// [`Closed`](Error::Closed) when there is none and will be none; [`Decode`](Error::Decode) for a value that cannot be decoded (it is
-    /// taken, and the queue goes on).
-    pub fn get(&self) -> Result<T> {
-        self.get_until(Deadline::Never)
-    }
-
-    /// Takes the next value if there is one.
-    ///
-    /// # Errors
-    /// [`TimedOut`](Error::TimedOut) when there is none, and as [`get`](Self::get).
-    pub fn try_get(&self) -> Result<T> {
-        self.get_until(Deadline::Now)
-    }
-
-    /// Takes the next value, waiting for it at most for `limit`.
-    ///
-    /// # Errors
-    /// [`TimedOut`](Error::TimedOut) when there was none in time, and as [`get`](Self::get).
-    pub fn get_timeout(&self, limit: Duration) -> Result<T> {
-        self.get_until(deadline(Some(limit)))
     }
 
     pub(super) fn get_until(&self, deadline: Deadline) -> Result<T> {
@@ -314,33 +253,24 @@ impl<T: Serialize + DeserializeOwned> Queue<T> {
         })
     }
 
-    /// Takes up to `most` values that are there, waiting for the first one.
-    ///
-    /// # Errors
-    /// As [`get`](Self::get).
-    pub fn get_many(&self, most: usize) -> Result<Vec<T>> {
+    pub(super) fn get_many_until(&self, most: usize, deadline: Deadline) -> Result<Vec<Result<T>>> {
         if most == 0 {
             return Ok(Vec::new());
         }
         let mut parts = Vec::new();
         with_buffer(|buffer| {
-            let taken = self.core().take_many(most, Deadline::Never, |bytes, taken| {
+            let taken = self.core().take_many(most, deadline, |bytes, taken| {
                 let start = buffer.len();
                 buffer.extend_from_slice(bytes);
                 parts.push((start..buffer.len(), taken));
             });
             self.core().after_take();
             taken.map_err(|error| explain(error, "a message in the queue"))?;
-            parts
+            Ok(parts
                 .iter()
                 .map(|(range, taken)| decode(taken.blob.as_deref().unwrap_or(&buffer[range.clone()])))
-                .collect()
+                .collect())
         })
-    }
-
-    /// Takes values until the queue is closed and empty.
-    pub fn iter(&self) -> Iter<'_, T> {
-        Iter { queue: self }
     }
 }
 
@@ -361,38 +291,15 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     })
 }
 
-/// The values of a queue, until it is closed. Made by [`Queue::iter`].
-#[derive(Debug)]
-pub struct Iter<'a, T> {
-    queue: &'a Queue<T>,
-}
+iterates!([T: Serialize + DeserializeOwned] Queue<T>, T, Queue::get);
 
-impl<T: Serialize + DeserializeOwned> Iterator for Iter<'_, T> {
-    type Item = T;
-
-    /// The next value. A value that cannot be decoded, and a queue that cannot be used, end the iteration as a closed one does: use
-    /// [`Queue::get`] to tell them apart.
-    fn next(&mut self) -> Option<T> {
-        self.queue.get().ok()
-    }
-}
-
-impl<'a, T: Serialize + DeserializeOwned> IntoIterator for &'a Queue<T> {
-    type Item = T;
-    type IntoIter = Iter<'a, T>;
-
-    fn into_iter(self) -> Iter<'a, T> {
-        self.iter()
-    }
-}
-
-impl<T> serde::Serialize for Queue<T> {
+impl<T: ?Sized> serde::Serialize for Queue<T> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         handle::serialize(self.core().held(), serializer)
     }
 }
 
-impl<'de, T> serde::Deserialize<'de> for Queue<T> {
+impl<'de, T: ?Sized> serde::Deserialize<'de> for Queue<T> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let held = handle::deserialize(deserializer)?;
         let right = held.tag() == tag_of::<T>();

@@ -21,18 +21,52 @@ const AGAIN: Duration = Duration::from_millis(20);
 #[derive(Default)]
 pub(super) struct Repairs {
     again_at: Option<Instant>,
+    /// What arguments of children that have ended were kept by.
     holds: Vec<HoldId>,
+    /// What arguments of children are kept by that have not taken them yet, and still the starters answer for.
+    arguments: Vec<HoldId>,
 }
 
 impl Repairs {
     /// Also looks after what a supervisor before this one has left undone.
     pub(super) fn new() -> Self {
-        Self { again_at: memory::existing_arena().map(|_| Instant::now()), holds: Vec::new() }
+        let again_at = memory::existing_arena().map(|_| Instant::now());
+        Self { again_at, holds: Vec::new(), arguments: Vec::new() }
+    }
+
+    /// A child is being started, whose argument is kept by `holds`: from now on by this process, since the starter may end before the
+    /// child, if that is detached, has taken them.
+    pub(super) fn answer_for(&mut self, holds: &[HoldId]) {
+        if holds.is_empty() {
+            return;
+        }
+        // While the arena's lock cannot be had, not every start waits for it.
+        let is_late = !self.arguments.is_empty();
+        self.arguments.extend(holds);
+        if !is_late {
+            self.take_arguments();
+        }
+    }
+
+    fn take_arguments(&mut self) {
+        let Some(arena) = memory::existing_arena().filter(|_| !self.arguments.is_empty()) else { return };
+        if arena.answer_for(&self.arguments, Deadline::after(PATIENCE)) {
+            self.arguments.clear();
+        } else {
+            self.again_at = Some(Instant::now() + AGAIN);
+        }
+    }
+
+    /// A child was not started after all.
+    pub(super) fn not_started(&mut self, holds: Vec<HoldId>) {
+        self.holds.extend(holds);
+        self.end_holds();
     }
 
     /// The process `pid` has ended, whose argument was kept by `holds`.
     pub(super) fn after(&mut self, pid: Pid, holds: Vec<HoldId>) {
         let Some(arena) = memory::existing_arena() else { return };
+        self.take_arguments();
         self.holds.extend(holds);
         if !arena.recover_process(pid, Deadline::after(PATIENCE)) {
             self.again_at = Some(Instant::now() + AGAIN);
@@ -55,6 +89,8 @@ impl Repairs {
             return;
         }
         self.again_at = None;
+        // First of all: a recovery ends what the dead answer for.
+        self.take_arguments();
         if let Some(arena) = memory::existing_arena()
             && !arena.recover_all(Deadline::after(PATIENCE))
         {

@@ -247,12 +247,13 @@ impl Server {
         let number = start.number;
         let holds =
             start.holds.iter().map(|(index, use_number)| HoldId { index: *index, use_number: *use_number });
-        let holds = holds.collect();
+        let holds: Vec<HoldId> = holds.collect();
         // Someone who is not of this program any more (its fork, say, after its end) has nobody to die with.
         let is_ours = self.children.contains_key(&sender) || self.adopted.contains_key(&sender);
         if self.host == 0 && !is_ours {
             return;
         }
+        self.repairs.answer_for(&holds);
         self.spares.note_start();
         let all: Vec<_> =
             [channel.as_fd()].into_iter().chain(descriptors.as_slice().iter().map(AsFd::as_fd)).collect();
@@ -268,7 +269,10 @@ impl Server {
                     }
                     // Its pid is its own until we reap it.
                     Ok(Fork::Parent(pid)) => (pid, PidFd::open(pid)),
-                    Err(error) => return tell(&channel, &Notice::Failed(error.to_string())),
+                    Err(error) => {
+                        self.repairs.not_started(holds);
+                        return tell(&channel, &Notice::Failed(error.to_string()));
+                    }
                 }
             }
         };

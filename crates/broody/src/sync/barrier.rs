@@ -48,7 +48,8 @@ impl Barrier {
         self.wait_and(limit, || true)
     }
 
-    /// As [`wait`](Self::wait); the last one to come runs `action` before anybody goes on. If it gives `false`, the barrier breaks.
+    /// As [`wait`](Self::wait); the last one to come, and nobody else, runs `action` before anybody goes on. If it gives `false` or panics,
+    /// the barrier breaks.
     ///
     /// # Errors
     /// [`BrokenBarrier`](Error::BrokenBarrier).
@@ -73,16 +74,25 @@ impl Barrier {
     }
 
     /// How many wait, at this instant.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn waiting(&self) -> u32 {
         self.0.waiting()
     }
 
     /// How many parties it is for.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn parties(&self) -> u32 {
         self.0.parties()
     }
 
     /// Whether it is broken.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn is_broken(&self) -> bool {
         self.0.is_broken()
     }

@@ -7,7 +7,7 @@ use broody_shm::robust::condition;
 use broody_shm::sync::Deadline;
 use bytemuck::Pod;
 
-use super::lock::{LockError, LockGuard, LockResult, deadline};
+use super::lock::{LockError, LockGuard, LockResult, OwnerDied, deadline};
 use super::recursive::RLock;
 use crate::handle::sent_as_handle;
 use crate::{Error, Result, memory};
@@ -53,7 +53,11 @@ impl Condition {
     ///
     /// # Errors
     /// Those of [`Lock::lock`](crate::Lock::lock), when the lock is taken again.
+    ///
+    /// # Panics
+    /// In a fork, with a guard of the process that it was forked from.
     pub fn wait<'a, T: Pod>(&self, guard: LockGuard<'a, T>) -> LockResult<LockGuard<'a, T>> {
+        guard.assert_here();
         let lock = guard.lock();
         let waited = self.0.wait(Deadline::Never, move || drop(guard), || lock.lock());
         waited.map_err(|error| LockError::Failed(error.into()))?.1
@@ -68,6 +72,7 @@ impl Condition {
         guard: LockGuard<'a, T>,
         limit: Duration,
     ) -> LockResult<(LockGuard<'a, T>, bool)> {
+        guard.assert_here();
         let lock = guard.lock();
         let waited = self.0.wait(Deadline::after(limit), move || drop(guard), || lock.lock());
         let (notified, locked) = waited.map_err(|error| LockError::Failed(error.into()))?;
@@ -101,11 +106,12 @@ impl Condition {
     }
 
     /// As Python's `Condition.wait` with its default lock: gives `lock` back however often this thread has taken it, waits for a notification at
-    /// most for `limit` if there is one, and takes it as often again. Whether a notification came.
+    /// most for `limit` if there is one, and takes it as often again. Whether a notification came, and whether somebody died meanwhile while he
+    /// held the lock: this thread has it all the same.
     ///
     /// # Errors
     /// [`NotHeld`](Error::NotHeld) when the calling thread does not have the lock.
-    pub fn wait_with(&self, lock: &RLock, limit: Option<Duration>) -> Result<bool> {
+    pub fn wait_with(&self, lock: &RLock, limit: Option<Duration>) -> Result<(bool, OwnerDied)> {
         if !lock.is_mine() {
             return Err(Error::NotHeld { what: "condition's lock", by: "by this thread" });
         }
@@ -113,8 +119,7 @@ impl Condition {
         let release = || depth.set(lock.handle().release_all().unwrap_or(0));
         let (notified, acquired) =
             self.0.wait(deadline(limit), release, || lock.handle().acquire_all(depth.get()))?;
-        acquired?;
-        Ok(notified)
+        Ok((notified, OwnerDied(acquired?.owner_died)))
     }
 
     /// Notifies one waiter, the one that has waited longest. Whether there was one.

@@ -1,5 +1,6 @@
 //! A flag to wait for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use broody_shm::handle::Handle;
@@ -7,6 +8,7 @@ use broody_shm::robust::event;
 
 use super::lock::deadline;
 use crate::handle::sent_as_handle;
+use crate::watch::{Pollable, Watch, Watched};
 use crate::{Result, memory};
 
 /// A flag that processes set, clear and wait for, as Python's `multiprocessing.Event`.
@@ -20,7 +22,7 @@ use crate::{Result, memory};
 /// # Ok::<(), broody::Error>(())
 /// ```
 #[derive(Debug, Clone)]
-pub struct Event(Handle<event::Event>);
+pub struct Event(Arc<Watched<Handle<event::Event>>>);
 
 impl Event {
     /// Makes an event that is not set.
@@ -28,7 +30,7 @@ impl Event {
     /// # Errors
     /// [`Memory`](crate::Error::Memory) when there is no memory for it.
     pub fn new() -> Result<Self> {
-        Ok(Self(Handle::<event::Event>::new(memory::arena()?)?))
+        Ok(Self(Watched::new(Handle::<event::Event>::new(memory::arena()?)?)))
     }
 
     /// Sets the flag: whoever waits goes on.
@@ -40,11 +42,18 @@ impl Event {
     }
 
     /// Clears the flag.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn clear(&self) {
         self.0.clear();
+        self.0.after_take();
     }
 
     /// Whether the flag is set, at this instant.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn is_set(&self) -> bool {
         self.0.is_set()
     }
@@ -56,6 +65,20 @@ impl Event {
     pub fn wait(&self, limit: Option<Duration>) -> Result<bool> {
         Ok(self.0.wait(deadline(limit))?)
     }
+
+    pub(crate) fn watch(&self) -> Result<Arc<Watch>> {
+        self.0.watch()
+    }
 }
 
-sent_as_handle!(Event; |event| event.0.held(), |held| Handle::from_held(held).map(Event));
+impl Pollable for Handle<event::Event> {
+    fn is_ready(&self) -> bool {
+        self.is_set()
+    }
+
+    fn ask_to_be_told(&self) {
+        Handle::<event::Event>::ask_to_be_told(self);
+    }
+}
+
+sent_as_handle!(Event; |event| event.0.held(), |held| Handle::from_held(held).map(|event| Event(Watched::new(event))));

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use broody_shm::handle::Handle;
 use broody_shm::robust::guarded::{Guarded, Held};
-use broody_shm::robust::lock::Acquired;
 use broody_shm::sync::Deadline;
 use bytemuck::Pod;
 
@@ -96,7 +95,8 @@ impl<T: Pod> Clone for Lock<T> {
 
 impl<T: Pod> std::fmt::Debug for Lock<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lock").field("locked", &self.is_locked()).finish_non_exhaustive()
+        let locked = self.guardian.lock().held().keep().map(|()| self.is_locked());
+        f.debug_struct("Lock").field("locked", &locked.unwrap_or(false)).finish_non_exhaustive()
     }
 }
 
@@ -113,10 +113,6 @@ impl<T: Pod> Lock<T> {
     pub(crate) fn from_guardian(guardian: Guardian) -> Option<Self> {
         let fits = guardian.tag() == tag_of::<T>() && guardian.length() >= size_of::<T>();
         fits.then_some(Self { guardian, value: PhantomData })
-    }
-
-    pub(crate) fn guardian(&self) -> &Guardian {
-        &self.guardian
     }
 
     /// Waits for the lock.
@@ -146,18 +142,13 @@ impl<T: Pod> Lock<T> {
 
     #[inline]
     fn lock_until(&self, deadline: Deadline) -> LockResult<LockGuard<'_, T>> {
-        let guard = |(acquired, held): (Acquired, Held)| {
-            let guard = LockGuard { lock: self, held, not_send: PhantomData };
-            if acquired.owner_died { Err(LockError::OwnerDied(guard)) } else { Ok(guard) }
-        };
-        match self.guardian.lock().hold(deadline) {
-            Ok(Some(acquired)) => guard(acquired),
-            Ok(None) => Err(LockError::TimedOut),
-            Err(error) => Err(LockError::Failed(error.into())),
-        }
+        self.guardian.hold(deadline, |held| LockGuard { lock: self, held, not_send: PhantomData })
     }
 
     /// Whether anybody holds the lock, at this instant.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn is_locked(&self) -> bool {
         self.guardian.lock().is_locked()
     }
@@ -165,7 +156,8 @@ impl<T: Pod> Lock<T> {
 
 /// A lock that is held; dropping this gives it back.
 ///
-/// In a fork that was made while the lock was held, this is a copy that holds nothing: the lock is the parent's.
+/// In a fork that was made while the lock was held, this is a copy that holds nothing: the lock is the parent's. There the value cannot be
+/// reached through it: that is a panic. A reference that it gave before the fork cannot be stopped like this; it must not be used there.
 #[must_use = "the lock is given back when this is dropped"]
 pub struct LockGuard<'a, T: Pod> {
     lock: &'a Lock<T>,
@@ -179,6 +171,15 @@ impl<'a, T: Pod> LockGuard<'a, T> {
     pub fn lock(&self) -> &'a Lock<T> {
         self.lock
     }
+
+    /// # Panics
+    /// In a fork of the process that has the lock.
+    #[inline]
+    pub(crate) fn assert_here(&self) {
+        if !self.held.is_here() {
+            not_here();
+        }
+    }
 }
 
 impl<T: Pod> Deref for LockGuard<'_, T> {
@@ -186,6 +187,7 @@ impl<T: Pod> Deref for LockGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
+        self.assert_here();
         self.lock.guardian.value()
     }
 }
@@ -193,6 +195,7 @@ impl<T: Pod> Deref for LockGuard<'_, T> {
 impl<T: Pod> DerefMut for LockGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
+        self.assert_here();
         self.lock.guardian.value_mut()
     }
 }
@@ -206,8 +209,14 @@ impl<T: Pod> Drop for LockGuard<'_, T> {
 
 impl<T: Pod + std::fmt::Debug> std::fmt::Debug for LockGuard<'_, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        (**self).fmt(f)
+        if self.held.is_here() { (**self).fmt(f) } else { f.write_str("LockGuard of another process") }
     }
+}
+
+#[cold]
+#[inline(never)]
+pub(crate) fn not_here() -> ! {
+    panic!("this guard is of a lock that the process which was forked holds, not this one: lock it here")
 }
 
 impl<T: Pod> serde::Serialize for Lock<T> {
@@ -278,6 +287,9 @@ impl BareLock {
     }
 
     /// Whether anybody has the lock, at this instant.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn locked(&self) -> bool {
         self.0.is_locked()
     }

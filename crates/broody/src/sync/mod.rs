@@ -16,7 +16,7 @@ mod semaphore;
 pub use barrier::Barrier;
 pub use condition::Condition;
 pub use event::Event;
-pub(crate) use lock::deadline;
 pub use lock::{BareLock, Lock, LockError, LockGuard, LockResult, OwnerDied};
+pub(crate) use lock::{deadline, not_here};
 pub use recursive::{RLock, RLockGuard};
 pub use semaphore::{BoundedSemaphore, Semaphore};

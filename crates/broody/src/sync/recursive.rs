@@ -4,9 +4,10 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use broody_shm::handle::Handle;
-use broody_shm::robust::guarded::Guarded;
+use broody_shm::robust::guarded::{Guarded, Held};
+use broody_shm::sync::Deadline;
 
-use super::lock::{OwnerDied, deadline};
+use super::lock::{LockError, LockResult, OwnerDied, deadline};
 use crate::handle::sent_as_handle;
 use crate::{Error, Result, memory};
 
@@ -40,12 +41,32 @@ impl RLock {
     /// Takes the lock until the guard is dropped, waiting for it if another thread or process has it.
     ///
     /// # Errors
-    /// [`OwnerDied`](Error::OwnerDied) when the holder before was ended while it held it (and then it is free again);
-    /// [`Memory`](Error::Memory) in a fork, after it was gone.
-    pub fn lock(&self) -> Result<RLockGuard<'_>> {
-        let died = self.acquire(None)?;
-        let guard = RLockGuard { lock: self, not_send: PhantomData };
-        if died == Some(OwnerDied(true)) { Err(Error::OwnerDied) } else { Ok(guard) }
+    /// As [`Lock::lock`](crate::Lock::lock): [`LockError::OwnerDied`], with the guard, when the holder before was ended while it held it.
+    pub fn lock(&self) -> LockResult<RLockGuard<'_>> {
+        self.lock_until(Deadline::Never)
+    }
+
+    /// As [`lock`](Self::lock), if no other thread or process has the lock.
+    ///
+    /// # Errors
+    /// [`LockError::TimedOut`] when another one has it, and as [`lock`](Self::lock).
+    pub fn try_lock(&self) -> LockResult<RLockGuard<'_>> {
+        self.lock_until(Deadline::Now)
+    }
+
+    /// As [`lock`](Self::lock), waiting at most for `limit`.
+    ///
+    /// # Errors
+    /// [`LockError::TimedOut`] when it was not free in time, and as [`lock`](Self::lock).
+    pub fn lock_timeout(&self, limit: Duration) -> LockResult<RLockGuard<'_>> {
+        self.lock_until(Deadline::after(limit))
+    }
+
+    fn lock_until(&self, deadline: Deadline) -> LockResult<RLockGuard<'_>> {
+        let held = self.0.hold_again(deadline).map_err(|error| LockError::Failed(error.into()))?;
+        let (acquired, held) = held.ok_or(LockError::TimedOut)?;
+        let guard = RLockGuard { lock: self, held, not_send: PhantomData };
+        if acquired.owner_died { Err(LockError::OwnerDied(guard)) } else { Ok(guard) }
     }
 
     /// Takes the lock, waiting at most for `limit` if there is one; `Some(Duration::ZERO)` only tries. `None` when it was not free in time;
@@ -71,6 +92,9 @@ impl RLock {
     }
 
     /// Whether anybody has it, at this instant.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn locked(&self) -> bool {
         self.0.is_locked()
     }
@@ -81,6 +105,9 @@ impl RLock {
     }
 
     /// How often its holder has taken it.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn depth(&self) -> u32 {
         self.0.depth()
     }
@@ -94,17 +121,18 @@ sent_as_handle!(RLock; |lock| lock.0.held(), |held| {
     if held.tag() == RECURSIVE { Handle::from_held(held).map(RLock) } else { None }
 });
 
-/// A recursive lock that is held; dropping this gives it back once.
+/// A recursive lock that is held; dropping this gives it back once. In a fork, this is a copy that holds nothing.
 #[derive(Debug)]
 #[must_use = "the lock is given back when this is dropped"]
 pub struct RLockGuard<'a> {
     lock: &'a RLock,
+    held: Held,
+    /// Only the thread that has it gives it back.
     not_send: PhantomData<*const ()>,
 }
 
 impl Drop for RLockGuard<'_> {
     fn drop(&mut self) {
-        // An error, in a fork: there it is not held.
-        let _ = self.lock.release();
+        self.lock.0.let_go_once(self.held);
     }
 }

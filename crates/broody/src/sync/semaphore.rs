@@ -1,5 +1,6 @@
 //! Semaphores, whose tokens belong to nobody, and bounded ones, whose permits belong to whoever has them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use broody_shm::handle::Handle;
@@ -8,6 +9,7 @@ use broody_shm::robust::semaphore;
 
 use super::lock::deadline;
 use crate::handle::sent_as_handle;
+use crate::watch::{Pollable, Watch, Watched};
 use crate::{Error, Result, memory};
 
 /// A counting semaphore, as Python's `multiprocessing.Semaphore`.
@@ -26,7 +28,7 @@ use crate::{Error, Result, memory};
 /// # Ok::<(), broody::Error>(())
 /// ```
 #[derive(Debug, Clone)]
-pub struct Semaphore(Handle<semaphore::Semaphore>);
+pub struct Semaphore(Arc<Watched<Handle<semaphore::Semaphore>>>);
 
 impl Semaphore {
     /// Makes a semaphore with `value` tokens.
@@ -38,7 +40,7 @@ impl Semaphore {
             let most = semaphore::MOST;
             return Err(Error::Invalid { what: format!("a semaphore counts to {most}, not to {value}") });
         }
-        Ok(Self(Handle::<semaphore::Semaphore>::new(memory::arena()?, value)?))
+        Ok(Self(Watched::new(Handle::<semaphore::Semaphore>::new(memory::arena()?, value)?)))
     }
 
     /// Takes a token, waiting at most for `limit` if there is one; `Some(Duration::ZERO)` only tries. Whether one was taken.
@@ -46,7 +48,9 @@ impl Semaphore {
     /// # Errors
     /// [`Memory`](Error::Memory) in a fork, after it was gone.
     pub fn acquire(&self, limit: Option<Duration>) -> Result<bool> {
-        Ok(self.0.acquire(deadline(limit))?)
+        let acquired = self.0.acquire(deadline(limit));
+        self.0.after_take();
+        Ok(acquired?)
     }
 
     /// Gives `count` tokens.
@@ -65,12 +69,29 @@ impl Semaphore {
     }
 
     /// How many tokens there are, at this instant.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn value(&self) -> u32 {
         self.0.value()
     }
+
+    pub(crate) fn watch(&self) -> Result<Arc<Watch>> {
+        self.0.watch()
+    }
 }
 
-sent_as_handle!(Semaphore; |semaphore| semaphore.0.held(), |held| Handle::from_held(held).map(Semaphore));
+impl Pollable for Handle<semaphore::Semaphore> {
+    fn is_ready(&self) -> bool {
+        self.value() > 0
+    }
+
+    fn ask_to_be_told(&self) {
+        Handle::<semaphore::Semaphore>::ask_to_be_told(self);
+    }
+}
+
+sent_as_handle!(Semaphore; |semaphore| semaphore.0.held(), |held| Handle::from_held(held).map(|made| Semaphore(Watched::new(made))));
 
 /// A semaphore with a fixed number of permits, each of which belongs to the process that has acquired it: when that dies, the permit is free
 /// again.
@@ -87,13 +108,13 @@ sent_as_handle!(Semaphore; |semaphore| semaphore.0.held(), |held| Handle::from_h
 /// # Ok::<(), broody::Error>(())
 /// ```
 #[derive(Debug, Clone)]
-pub struct BoundedSemaphore(Handle<Permits>);
+pub struct BoundedSemaphore(Arc<Watched<Handle<Permits>>>);
 
 impl BoundedSemaphore {
     /// Makes `permits` permits, all free.
     ///
     /// # Errors
-    /// [`Invalid`](Error::Invalid) for more than 508; [`Memory`](Error::Memory) when there is no memory for it.
+    /// [`Invalid`](Error::Invalid) for more than 507; [`Memory`](Error::Memory) when there is no memory for it.
     pub fn new(permits: u32) -> Result<Self> {
         if permits > Permits::MOST {
             let most = Permits::MOST;
@@ -103,7 +124,7 @@ impl BoundedSemaphore {
                 ),
             });
         }
-        Ok(Self(Handle::<Permits>::new(memory::arena()?, permits)?))
+        Ok(Self(Watched::new(Handle::<Permits>::new(memory::arena()?, permits)?)))
     }
 
     /// Takes a permit, waiting at most for `limit` if there is one; `Some(Duration::ZERO)` only tries. Whether one was taken.
@@ -111,7 +132,9 @@ impl BoundedSemaphore {
     /// # Errors
     /// [`Memory`](Error::Memory) in a fork, after it was gone.
     pub fn acquire(&self, limit: Option<Duration>) -> Result<bool> {
-        Ok(self.0.acquire(deadline(limit))?)
+        let acquired = self.0.acquire(deadline(limit));
+        self.0.after_take();
+        Ok(acquired?)
     }
 
     /// Gives a permit back: one of this process's, or if it has none, another one's.
@@ -127,6 +150,9 @@ impl BoundedSemaphore {
     }
 
     /// How many permits are free, at this instant.
+    ///
+    /// # Panics
+    /// In a fork, when it was gone before it was used there.
     pub fn value(&self) -> u32 {
         self.0.value()
     }
@@ -135,6 +161,20 @@ impl BoundedSemaphore {
     pub fn permits(&self) -> u32 {
         self.0.count()
     }
+
+    pub(crate) fn watch(&self) -> Result<Arc<Watch>> {
+        self.0.watch()
+    }
 }
 
-sent_as_handle!(BoundedSemaphore; |permits| permits.0.held(), |held| Handle::from_held(held).map(BoundedSemaphore));
+impl Pollable for Handle<Permits> {
+    fn is_ready(&self) -> bool {
+        self.value() > 0
+    }
+
+    fn ask_to_be_told(&self) {
+        Handle::<Permits>::ask_to_be_told(self);
+    }
+}
+
+sent_as_handle!(BoundedSemaphore; |permits| permits.0.held(), |held| Handle::from_held(held).map(|made| BoundedSemaphore(Watched::new(made))));
