@@ -35,6 +35,7 @@ fn fork_and_exit_in_the_child(x: u64) -> u64 {
     }
 }
 
+#[allow(clippy::zombie_processes, reason = "what becomes of it is what is tested")]
 fn leave_a_grandchild(x: u64) -> u64 {
     std::process::Command::new("sleep").arg("1000").spawn().unwrap();
     x
