@@ -19,7 +19,8 @@ test:
 # Kills after every instruction, and ten minutes of chaos.
 test-full:
 	$(CARGO) test
-	BROODY_STEPS=all BROODY_CHAOS_SECONDS=600 $(CARGO) test --release --package broody-tests --test step --test chaos
+	BROODY_STEPS=all BROODY_CHAOS_SECONDS=600 BROODY_POOL_TASKS=20000 \
+		$(CARGO) test --release --package broody-tests --test step --test chaos --test pools
 
 # The protocols and parsers that need no kernel.
 miri:

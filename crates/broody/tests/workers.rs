@@ -58,7 +58,7 @@ fn tasks_see_what_the_initializer_has_made_by_every_start_method() {
             .build()
             .unwrap();
         assert_eq!(pool.map(add, 0..100).unwrap(), (100..200).collect::<Vec<u64>>());
-        assert_eq!(pool.apply(|_: ()| broody::worker_state::<String>().is_none(), ()).unwrap(), true);
+        assert!(pool.apply(|_: ()| broody::worker_state::<String>().is_none(), ()).unwrap());
         until("two initializers", || made.load() == 2);
         pool.close().unwrap();
         pool.join().unwrap();
