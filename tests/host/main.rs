@@ -38,6 +38,7 @@ fn main() {
         }
         ["pool-at-exit"] => pools::is_left_to_the_exit(),
         ["pool-idle"] => pools::idles(),
+        ["pool-busy"] => pools::is_busy(),
         ["process-limit"] => limits::of_processes(),
         ["descriptor-limit"] => limits::of_descriptors(),
         ["descriptor-limit-at-first"] => limits::of_descriptors_at_first(),

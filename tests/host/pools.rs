@@ -113,3 +113,16 @@ pub fn idles() {
     let (_pool, running) = start_a_busy_pool();
     let _ = running.get();
 }
+
+/// A pool whose workers have more than enough to do, until somebody ends the program.
+pub fn is_busy() {
+    fn burn(_: u64) {
+        loop {
+            std::hint::spin_loop();
+        }
+    }
+    let pool = Pool::builder().workers(2).build().unwrap();
+    let result = pool.map_async(burn, 0..100).unwrap();
+    broody_tests::tell_pids(&pool.worker_pids());
+    let _ = result.get();
+}
