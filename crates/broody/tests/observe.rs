@@ -120,3 +120,24 @@ fn who_listens_no_more_is_forgotten() {
     pool.map(square, 0..5).unwrap();
     assert!(events.so_far().count() >= 5);
 }
+
+#[test]
+fn progress_is_told_and_ends_with_all() {
+    let pool = Pool::builder().workers(2).build().unwrap();
+    let (sender, told) = std::sync::mpsc::channel();
+    let slow = |x: u64| {
+        std::thread::sleep(Duration::from_millis(2));
+        x
+    };
+    let with = pool.with(TaskOptions::new()).on_progress(move |done, all| sender.send((done, all)).unwrap());
+    with.map(slow, 0..100).unwrap();
+    let mut last = 0;
+    loop {
+        let (done, all) = told.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert!(done > last && all == 100);
+        last = done;
+        if done == all {
+            return;
+        }
+    }
+}

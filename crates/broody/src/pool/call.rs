@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::batch::{Arguments, Batch};
-use super::gather::Gather;
+use super::gather::{Gather, OnProgress};
 use super::options::Terms;
 use super::{AsyncResult, Imap, Pool, StarFn, TaskOptions};
 use crate::function::{FunctionId, name_of};
@@ -18,6 +18,7 @@ use crate::{Error, Result};
 pub struct With<'pool> {
     pub(super) pool: &'pool Pool,
     pub(super) options: TaskOptions,
+    pub(super) progress: Option<OnProgress>,
 }
 
 /// Tasks that were handed in together.
@@ -28,6 +29,13 @@ struct HandedIn {
 }
 
 impl<'pool> With<'pool> {
+    /// Calls `tell` with how many of the tasks that are handed in together are done, and how many there are: at most every 50 ms, and in the end. In
+    /// the thread for callbacks. Not for iterators, which tell by themselves how far they are.
+    pub fn on_progress(mut self, tell: impl Fn(usize, usize) + Send + Sync + 'static) -> Self {
+        self.progress = Some(Arc::new(tell));
+        self
+    }
+
     /// As [`Pool::map`], with these options.
     ///
     /// # Errors
@@ -185,6 +193,7 @@ impl<'pool> With<'pool> {
             })?;
         }
         let gather = Arc::new(Gather::new(arguments.len()));
+        self.progress.iter().for_each(|tell| gather.follow(tell.clone()));
         let mut schedule = self.pool.shared.await_room()?;
         let task = schedule.admit(arguments.len(), false)?;
         if arguments.len() > 0 {

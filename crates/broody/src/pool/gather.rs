@@ -1,9 +1,9 @@
 //! The answers of a fixed number of tasks, waited for together: `map`, `apply`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use broody_os::memory::SealedBytes;
 use serde::de::DeserializeOwned;
@@ -30,7 +30,19 @@ struct State {
     waker: Option<Waker>,
     /// To be run when all have come.
     callbacks: Vec<Callback>,
+    progress: Option<Progress>,
 }
+
+/// Tells how far tasks have come: how many are done, of how many.
+pub(super) type OnProgress = Arc<dyn Fn(usize, usize) + Send + Sync>;
+
+struct Progress {
+    tell: OnProgress,
+    told_at: Instant,
+}
+
+/// How often progress is told at most.
+const TELL: Duration = Duration::from_millis(50);
 
 enum Place {
     Missing,
@@ -66,10 +78,16 @@ impl Gather {
                 missing: tasks,
                 waker: None,
                 callbacks: Vec::new(),
+                progress: None,
             }),
             complete: Condvar::new(),
             cancelled: AtomicBool::new(false),
         }
+    }
+
+    /// Has it told from now on how far the tasks have come.
+    pub(super) fn follow(&self, tell: OnProgress) {
+        lock(&self.state).progress = Some(Progress { tell, told_at: Instant::now() });
     }
 
     /// Whether every answer has come.
@@ -131,6 +149,17 @@ impl Gather {
 }
 
 impl State {
+    /// Has it told, now and then, and in the end.
+    fn tell_progress(&mut self) {
+        let (all, done) = (self.places.len(), self.places.len() - self.missing);
+        let Some(progress) = &mut self.progress else { return };
+        if done == all || progress.told_at.elapsed() >= TELL {
+            progress.told_at = Instant::now();
+            let tell = progress.tell.clone();
+            put_aside(Completion::Call(Box::new(move || tell(done, all))));
+        }
+    }
+
     fn get<R: DeserializeOwned>(&self, index: usize, function: &str) -> Result<R> {
         let bytes = match &self.places[index] {
             Place::Arena { start, length } => &self.arena[*start..*start + *length as usize],
@@ -165,6 +194,7 @@ impl Sink for Gather {
         let old = std::mem::replace(&mut state.places[index as usize], place);
         debug_assert!(matches!(old, Place::Missing), "a task was answered twice");
         state.missing -= 1;
+        state.tell_progress();
         if state.missing == 0 {
             state.waker.take().map(Completion::Wake).into_iter().for_each(put_aside);
             state.callbacks.drain(..).map(Completion::Call).for_each(put_aside);

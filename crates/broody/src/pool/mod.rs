@@ -281,7 +281,7 @@ impl Pool {
 
     /// The pool, with options for what is handed in through what this gives.
     pub fn with(&self, options: TaskOptions) -> With<'_> {
-        With { pool: self, options }
+        With { pool: self, options, progress: None }
     }
 
     /// Takes no more tasks. Those that there are will be done, then the workers end. Iterators of [`imap`](Self::imap) that have
