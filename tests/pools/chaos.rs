@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use broody::policy::Scheduling;
-use broody::{Error, Pid, Pool, StartMethod, TaskOptions};
+use broody::{Error, Pid, Pool, Slice, StartMethod, TaskOptions};
 use broody_os::pidfd::PidFd;
 use broody_os::signals::{SIGCONT, SIGKILL, SIGSTOP};
-use broody_tests::{Random, seed};
+use broody_tests::{Random, observer, seed, within};
 use rustix::process::{Resource, Rlimit, prlimit};
 
 use super::{METHODS, are_gone};
@@ -157,4 +157,40 @@ fn every_task_ends_once_by_spawn() {
 #[test]
 fn every_task_ends_once_by_fork() {
     every_task_ends_once(METHODS[2]);
+}
+
+#[test]
+fn objects_in_results_are_there_or_gone_when_workers_die() {
+    fn make(number: u64) -> Slice<u64> {
+        Slice::new(&vec![number; 20_000]).unwrap()
+    }
+    let seed = number_from("BROODY_CHAOS_SEED").unwrap_or_else(seed);
+    eprintln!("BROODY_CHAOS_SEED={seed}");
+    // Without memory a task panics.
+    let options = TaskOptions::new().retries(10_000).retry_errors(true);
+    let pool = Pool::builder().workers(3).tasks(options).build().unwrap();
+    pool.apply(make, 1).unwrap();
+    let arena = observer();
+    let objects = || arena.objects();
+    let before = objects();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let killer = Killer { pool: &pool, random: Random::new(seed), victims: Vec::new() };
+        let killer = scope.spawn(|| killer.rage(&over));
+        for round in 0..10 {
+            let results = pool.map(make, round * 100..round * 100 + 100).unwrap();
+            for (number, result) in results.iter().enumerate() {
+                assert!(result.iter().all(|item| *item == round * 100 + number as u64));
+            }
+            for result in pool.imap_unordered(make, 0..50).unwrap().take(25) {
+                result.unwrap();
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        killer.join().unwrap();
+    });
+    // What was under way for the iterators is done first.
+    pool.close().unwrap();
+    pool.join().unwrap();
+    within(super::PATIENCE, "the end of all objects", || objects() <= before);
 }

@@ -35,7 +35,10 @@ impl Blob {
     }
 
     /// Makes a blob of these bytes for a message: its pages, once it is freed, are kept for the next message.
-    pub(crate) fn for_message(arena: &'static Arena, bytes: &[u8]) -> Result<Self, ArenaError> {
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn for_message(arena: &'static Arena, bytes: &[u8]) -> Result<Self, ArenaError> {
         Self::make(arena, bytes.len(), MESSAGE, |place| place.copy_from_slice(bytes))
     }
 

@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::codec;
+use crate::{codec, handle};
 
 /// Decodes the argument, calls the function, and encodes its result into the buffer (which is empty before).
 pub(crate) type Trampoline = fn(&[u8], &mut Vec<u8>) -> Outcome;
@@ -138,7 +138,7 @@ where
     let returned = catch_panic(|| {
         let argument: A = codec::decode(argument).map_err(Outcome::BadArgument)?;
         let value = function(argument);
-        codec::encode_into(&value, result).map_err(Outcome::BadResult)
+        handle::with_result_objects(|| codec::encode_into(&value, result)).map_err(Outcome::BadResult)
     });
     match returned {
         Ok(Ok(())) => Outcome::Returned,

@@ -95,6 +95,34 @@ pub(crate) fn collect<T>(encode: impl FnOnce() -> T) -> (T, Outgoing) {
     (value, outer.end())
 }
 
+thread_local! {
+    /// Whether shared objects may be in the results of functions that this thread runs, and those in the last one.
+    static IN_RESULTS: Cell<bool> = const { Cell::new(false) };
+    static RESULT: RefCell<Option<Transit>> = const { RefCell::new(None) };
+}
+
+/// This thread runs functions for somebody who takes the objects in their results by [`take_result_objects`].
+pub(crate) fn allow_in_results() {
+    IN_RESULTS.set(true);
+}
+
+/// Encodes a result.
+pub(crate) fn with_result_objects<T>(encode: impl FnOnce() -> T) -> T {
+    if !IN_RESULTS.get() {
+        return encode();
+    }
+    let (encoded, outgoing) = collect(encode);
+    if let Some(transit) = outgoing.transit {
+        RESULT.set(Some(transit));
+    }
+    encoded
+}
+
+/// The objects in the result of the last function that this thread ran.
+pub(crate) fn take_result_objects() -> Option<Transit> {
+    if IN_RESULTS.get() { RESULT.take() } else { None }
+}
+
 /// What was being collected in this thread when another collection began; goes on when that is over, also by a panic.
 struct Collection {
     collecting: Collecting,

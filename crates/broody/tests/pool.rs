@@ -481,3 +481,50 @@ fn functions_of_several_arguments_are_called_with_tuples() {
     let quick = pool.with(TaskOptions::new().timeout(PATIENCE));
     assert_eq!(quick.starmap(|a: u32, b: u32| a * b, [(2, 3)]).unwrap(), [6]);
 }
+
+#[test]
+fn results_carry_shared_objects() {
+    use broody::{Blob, Queue, Slice};
+    fn make(number: u32) -> (Slice<u32>, Blob, Queue<u32>) {
+        let queue = Queue::new().unwrap();
+        queue.put(number).unwrap();
+        (Slice::new(&vec![number; 100_000]).unwrap(), Blob::new(&[number as u8; 10]).unwrap(), queue)
+    }
+    fn die(number: u32) -> Blob {
+        let _held = Blob::new(&[1; 1 << 20]).unwrap();
+        assert!(number < 3, "on purpose");
+        std::process::abort()
+    }
+    let pool = pool(2);
+    let check = |number: u32, (slice, blob, queue): (Slice<u32>, Blob, Queue<u32>)| {
+        assert!(slice.len() == 100_000 && slice.iter().all(|item| *item == number));
+        assert_eq!((&*blob, queue.try_get().unwrap()), (&[number as u8; 10][..], number));
+    };
+    for (number, result) in pool.map(make, 0..20).unwrap().into_iter().enumerate() {
+        check(number as u32, result);
+    }
+    for (number, result) in pool.imap(make, 0..20).unwrap().enumerate() {
+        check(number as u32, result.unwrap());
+    }
+    // Any number of times, and when the worker that made it is gone.
+    let result = pool.apply_async(make, 7).unwrap();
+    let once = result.get().unwrap();
+    for pid in pool.worker_pids() {
+        let _ = rustix::process::kill_process(
+            rustix::process::Pid::from_raw(pid).unwrap(),
+            rustix::process::Signal::KILL,
+        );
+    }
+    let again = result.get().unwrap();
+    assert_eq!(once.0.len(), again.0.len());
+    assert_eq!(again.2.try_get().unwrap(), 7, "it is the same queue");
+    assert!(once.2.try_get().is_err());
+    for result in pool.try_map(die, 0..6).unwrap() {
+        assert!(result.is_err());
+    }
+    // Of another type.
+    let wrong = pool.apply(|(): ()| Slice::new(&[1u64]).unwrap(), ()).unwrap();
+    assert_eq!(*wrong, [1]);
+    let error = pool.apply(|_: Slice<u32>| (), Slice::new(&[1u32]).unwrap());
+    error.unwrap();
+}

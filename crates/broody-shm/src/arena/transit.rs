@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::held::{Held, Name, Place};
 use super::holds::{HoldId, IN_TRANSIT};
-use super::{Arena, PATIENCE};
+use super::layout::HOLD_TABLE;
+use super::{Arena, MOST_HOLDS, PATIENCE};
 use crate::ArenaError;
 use crate::owner::Owner;
 use crate::sync::{AtomicU32, Deadline, Ordering};
@@ -105,6 +106,29 @@ impl Transit {
         &self.holds
     }
 
+    /// Holds that were [given](Self::give_to) to this process, which has been told of them now.
+    pub fn accept(arena: &'static Arena, holds: &[HoldId]) -> Self {
+        let mut accepted = Self::new(arena);
+        for hold in holds.iter().filter(|hold| hold.index < MOST_HOLDS) {
+            // Relaxed: this process alone looks at it, and it is its own.
+            arena.hold(hold.index).position.store(0, Ordering::Relaxed);
+            accepted.push(*hold);
+        }
+        accepted
+    }
+
+    /// Another process answers for them from now on, which has a slot with these [bits](Arena::my_bits). Until it is told of them they have a mark, by
+    /// which it finds them should it never be told: [`Arena::end_marked`].
+    pub fn give_to(mut self, process: u32, mark: u64) -> Vec<HoldId> {
+        for hold in &self.holds {
+            let hold = self.arena.hold(hold.index);
+            hold.position.store(mark, Ordering::Relaxed);
+            // Release: whoever sees that it is his sees the mark.
+            hold.process.store(process, Ordering::Release);
+        }
+        std::mem::take(&mut self.holds)
+    }
+
     /// Somebody else answers for them now.
     pub fn forget(mut self) {
         self.holds.clear();
@@ -122,6 +146,42 @@ impl Drop for Transit {
 }
 
 impl Arena {
+    /// What this process is called in holds that others give to it.
+    ///
+    /// # Errors
+    /// [`ArenaError::TooMany`] when there is no slot for it.
+    pub fn my_bits(&self) -> Result<u32, ArenaError> {
+        self.me().map(Owner::bits)
+    }
+
+    /// Opens the object of a hold on its way.
+    ///
+    /// # Errors
+    /// [`ArenaError::Gone`] when it is no more.
+    pub fn open_transit(&'static self, transit: HoldId) -> Result<Arc<Held>, ArenaError> {
+        let locked = self.lock_soon()?;
+        let object = locked.in_transit(transit).map(|hold| hold.object.load(Ordering::Relaxed));
+        let index = object.and_then(|object| object.checked_sub(1)).ok_or(ArenaError::Gone)?;
+        let name = Name { index, name: self.object(index).name.load(Ordering::Relaxed) };
+        drop(locked);
+        self.receive(name, transit)
+    }
+
+    /// Ends the holds that were given to this process with this mark, and that it was not told of: who gave them has died.
+    pub fn end_marked(&self, mark: u64) {
+        let Ok(locked) = self.lock(Deadline::Never) else { return };
+        for index in 0..self.used(&HOLD_TABLE) {
+            let hold = self.hold(index);
+            let is_marked = hold.process.load(Ordering::Acquire) == locked.me.bits()
+                && hold.flags.load(Ordering::Relaxed) & IN_TRANSIT != 0
+                && hold.queue.load(Ordering::Relaxed) == 0
+                && hold.position.load(Ordering::Relaxed) == mark;
+            if is_marked {
+                locked.release_hold(index);
+            }
+        }
+    }
+
     /// Makes holds that are on their way this process's, so that they stay when the process that has sent them ends. `false` when the
     /// arena's lock could not be had before `deadline`.
     pub fn answer_for(&self, holds: &[HoldId], deadline: Deadline) -> bool {

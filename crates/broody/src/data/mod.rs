@@ -5,6 +5,7 @@ mod atomic;
 mod blob;
 mod guardian;
 mod memory;
+mod slice;
 mod value;
 
 pub use array::{Array, ArrayGuard};
@@ -13,4 +14,5 @@ pub use blob::Blob;
 pub(crate) use guardian::Guardian;
 pub use memory::SharedMemory;
 pub(crate) use memory::leave_names;
+pub use slice::Slice;
 pub use value::{Value, ValueGuard};

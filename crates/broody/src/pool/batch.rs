@@ -8,6 +8,7 @@ use broody_shm::ring::Record;
 use serde::Serialize;
 
 use super::failure::Failure;
+use super::objects::WithObjects;
 use super::options::Terms;
 use crate::codec;
 use crate::function::FunctionId;
@@ -28,6 +29,8 @@ pub(super) enum Answer<'a> {
     Returned(Record<'a>),
     /// With this encoded result, in memory of its own.
     Apart(SealedBytes),
+    /// With this encoded result, in which there are shared objects.
+    WithObjects(WithObjects),
     /// Without.
     Failed(Failure),
 }

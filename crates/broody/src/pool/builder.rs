@@ -314,6 +314,8 @@ impl PoolBuilder {
                 environment: self.environment.clone(),
                 nice: self.nice,
                 cpu: None,
+                host: 0,
+                mark: 0,
             },
             environment_of: self.environment_of.clone(),
             cpus: if self.pinned { limits::cpus() } else { Vec::new() },

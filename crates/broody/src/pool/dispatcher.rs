@@ -258,6 +258,8 @@ impl Shared {
         self.epoll.remove(process.as_fd());
         let status = slot::ending(&process);
         let dead = self.schedule().bury(number, status);
+        // Not under the pool's lock: it may take its time.
+        dead.iter().for_each(Slot::end_objects);
         drop(dead);
     }
 }

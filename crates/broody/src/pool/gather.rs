@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use super::batch::{Answer, Sink};
 use super::completion::{Callback, Completion, put_aside};
 use super::failure::Failure;
+use super::objects::WithObjects;
 use crate::context::lock;
 use crate::{Error, Result, codec};
 
@@ -48,6 +49,7 @@ enum Place {
     Missing,
     Arena { start: usize, length: u32 },
     Apart(Box<SealedBytes>),
+    WithObjects(Box<WithObjects>),
     Failed(Box<Failure>),
 }
 
@@ -161,17 +163,16 @@ impl State {
     }
 
     fn get<R: DeserializeOwned>(&self, index: usize, function: &str) -> Result<R> {
+        let undecodable =
+            |reason| Error::Decode { what: "the result", function: function.to_owned(), reason };
         let bytes = match &self.places[index] {
             Place::Arena { start, length } => &self.arena[*start..*start + *length as usize],
             Place::Apart(bytes) => bytes,
+            Place::WithObjects(result) => result.open().map_err(undecodable)?,
             Place::Failed(failure) => return Err(failure.to_error(function)),
             Place::Missing => return Err(Error::Invalid { what: "the task has no answer yet".to_owned() }),
         };
-        codec::decode(bytes).map_err(|reason| Error::Decode {
-            what: "the result",
-            function: function.to_owned(),
-            reason,
-        })
+        codec::decode(bytes).map_err(undecodable)
     }
 }
 
@@ -189,6 +190,7 @@ impl Sink for Gather {
                 Place::Arena { start, length: record.len() as u32 }
             }
             Answer::Apart(bytes) => Place::Apart(Box::new(bytes)),
+            Answer::WithObjects(result) => Place::WithObjects(Box::new(result)),
             Answer::Failed(failure) => Place::Failed(Box::new(failure)),
         };
         let old = std::mem::replace(&mut state.places[index as usize], place);

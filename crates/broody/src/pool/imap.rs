@@ -136,16 +136,13 @@ where
         if self.stream.given() == self.handed_in {
             return self.error.take().map(Err);
         }
-        let decoded = |bytes: &[u8]| {
-            codec::decode(bytes).map_err(|reason| Error::Decode {
-                what: "the result",
-                function: self.function_name.to_owned(),
-                reason,
-            })
-        };
+        let undecodable =
+            |reason| Error::Decode { what: "the result", function: self.function_name.to_owned(), reason };
+        let decoded = |bytes: &[u8]| codec::decode(bytes).map_err(undecodable);
         Some(match self.stream.next() {
             Kept::Bytes(bytes) => decoded(&bytes),
             Kept::Apart(bytes) => decoded(&bytes),
+            Kept::WithObjects(result) => result.open().map_err(undecodable).and_then(decoded),
             Kept::Failed(failure) => Err(failure.to_error(self.function_name)),
         })
     }

@@ -14,6 +14,7 @@ mod events;
 mod failure;
 mod gather;
 mod imap;
+mod objects;
 mod options;
 mod pace;
 mod plan;

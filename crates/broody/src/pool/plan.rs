@@ -34,6 +34,9 @@ pub(super) struct Plan {
     pub(super) environment: Vec<(String, String)>,
     pub(super) nice: i32,
     pub(super) cpu: Option<usize>,
+    /// What the pool's process is called in the arena, and the mark of holds that are given to it; 0: there is no arena.
+    pub(super) host: u32,
+    pub(super) mark: u64,
 }
 
 impl Plan {

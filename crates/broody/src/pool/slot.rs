@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use broody_os::events::EventFd;
@@ -13,6 +14,7 @@ use broody_shm::duplex::{Begun, Duplex, Host, LEASES};
 
 use super::batch::{Answer, Run, Sink};
 use super::failure::Failure;
+use super::objects::WithObjects;
 use super::options::Terms;
 use super::pace::Paces;
 use super::plan::{Plan, Recipe};
@@ -46,6 +48,8 @@ pub(super) struct Slot {
     quitting: bool,
     /// The lowest number that was free among the workers' when it started.
     pub(super) seat: usize,
+    /// Of the objects in results that this process was not told of.
+    mark: u64,
     started: Duration,
     /// How many tasks were given to it.
     given: u64,
@@ -101,11 +105,15 @@ impl Slot {
         let (link, memory) = Host::create("broody-worker", wire::CAPACITY)?;
         let (payloads, theirs) = socket::pair()?;
         let own: [_; DESCRIPTORS] = [memory.as_fd(), doorbell.as_fd(), theirs.as_fd()];
-        let process = start(recipe, name, &recipe.plan_for(seat), &own)?;
+        let mut plan = recipe.plan_for(seat);
+        plan.host = memory::arena()?.my_bits()?;
+        plan.mark = next_mark();
+        let process = start(recipe, name, &plan, &own)?;
         let frames = VecDeque::new();
         Ok(Self {
             process,
             seat,
+            mark: plan.mark,
             started: clock::monotonic(),
             given: 0,
             idle_since: None,
@@ -459,6 +467,12 @@ impl Slot {
                 Ok(bytes) => Answer::Apart(bytes),
                 Err(reason) => failed(Outcome::BadResult(reason)),
             },
+            How::WithObjects => {
+                let (holds, rest) = wire::take_holds(rest)?;
+                let mut bytes = Vec::with_capacity(rest.len());
+                rest.copy_to(&mut bytes);
+                Answer::WithObjects(WithObjects::new(&holds, bytes))
+            }
             How::Failed => {
                 let mut bytes = Vec::new();
                 rest.copy_to(&mut bytes);
@@ -468,7 +482,11 @@ impl Slot {
         let (batch, at_batch) = (&leased.run.batch, leased.run.range.start + index);
         let is_failure = matches!(answer, Answer::Failed(_));
         if let Some(span) = self.span.take() {
-            let length = if let Answer::Apart(bytes) = &answer { bytes.len() } else { length };
+            let length = match &answer {
+                Answer::Apart(bytes) => bytes.len(),
+                Answer::WithObjects(result) => result.len(),
+                _ => length,
+            };
             ledger.ended.push(span.event(pid, batch, at_batch, length, is_failure));
         }
         match answer {
@@ -583,6 +601,13 @@ impl Slot {
         back
     }
 
+    /// After its end, and after the last [`drain`](Self::drain): objects in answers that it did not come to give are nobody's.
+    pub(super) fn end_objects(&self) {
+        if let Some(arena) = memory::existing_arena() {
+            arena.end_marked(self.mark);
+        }
+    }
+
     /// After its end, and after the last [`drain`](Self::drain).
     pub(super) fn remains(&mut self) -> Remains {
         self.rouse();
@@ -635,6 +660,12 @@ impl Slot {
 pub(super) fn ending(process: &Process) -> ExitStatus {
     let _ = process.wait_until(Instant::now() + 2 * crate::process::REPORT);
     process.exit_status().unwrap_or(ExitStatus::Unknown)
+}
+
+/// A mark that no other worker of this process's pools ever has; never 0.
+fn next_mark() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// What a worker is to say when it begins tasks under these terms.

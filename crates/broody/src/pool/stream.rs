@@ -8,12 +8,14 @@ use broody_os::memory::SealedBytes;
 
 use super::batch::{Answer, Sink};
 use super::failure::Failure;
+use super::objects::WithObjects;
 use crate::context::lock;
 
 /// An answer, kept until the caller comes for it.
 pub(super) enum Kept {
     Bytes(Vec<u8>),
     Apart(SealedBytes),
+    WithObjects(WithObjects),
     Failed(Failure),
 }
 
@@ -82,6 +84,7 @@ impl Sink for Stream {
                 Kept::Bytes(bytes)
             }
             Answer::Apart(bytes) => Kept::Apart(bytes),
+            Answer::WithObjects(result) => Kept::WithObjects(result),
             Answer::Failed(failure) => Kept::Failed(failure),
         };
         let mut state = lock(&self.state);

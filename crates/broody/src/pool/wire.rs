@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use broody_os::memory::SealedBytes;
 use broody_os::socket::{self, Received};
 use broody_shm::Corrupt;
+use broody_shm::arena::HoldId;
 use broody_shm::ring::Record;
 
 use crate::function::FunctionId;
@@ -83,6 +84,8 @@ pub(super) enum How {
     Returned,
     /// The result is in a memfd.
     Apart,
+    /// Objects in it, and the encoded result: see [`put_holds`].
+    WithObjects,
     /// The function did not return: an encoded `Outcome`.
     Failed,
 }
@@ -141,6 +144,7 @@ const RETURNED_APART: u8 = 5;
 const FAILED: u8 = 6;
 const PACE: u8 = 7;
 const SPAN: u8 = 8;
+const RETURNED_OBJECTS: u8 = 9;
 
 /// In the kind of an order: what the worker is to say.
 const SAY: u8 = 0x30;
@@ -183,6 +187,7 @@ impl Report {
                 let kind = match how {
                     How::Returned => RETURNED,
                     How::Apart => RETURNED_APART,
+                    How::WithObjects => RETURNED_OBJECTS,
                     How::Failed => FAILED,
                 };
                 Header::new(kind).with(frame.to_le_bytes()).with(index.to_le_bytes())
@@ -205,6 +210,7 @@ impl Report {
         let how = match kind {
             [RETURNED] => How::Returned,
             [RETURNED_APART] => How::Apart,
+            [RETURNED_OBJECTS] => How::WithObjects,
             [FAILED] => How::Failed,
             [PACE] => {
                 let (function, rest) = rest.split::<8>().ok_or(Corrupt)?;
@@ -231,6 +237,30 @@ impl Report {
         let (index, rest) = rest.split::<2>().ok_or(Corrupt)?;
         Ok((Report::Answer { frame: u32::from_le_bytes(frame), index: u16::from_le_bytes(index), how }, rest))
     }
+}
+
+/// Writes down holds, in front of a result: their number, and 8 bytes for each.
+pub(super) fn put_holds(holds: &[HoldId]) -> Vec<u8> {
+    let mut bytes = (holds.len() as u32).to_le_bytes().to_vec();
+    for hold in holds {
+        bytes.extend(hold.index.to_le_bytes());
+        bytes.extend(hold.use_number.to_le_bytes());
+    }
+    bytes
+}
+
+/// The holds that [`put_holds`] has written, and what follows them.
+pub(super) fn take_holds(record: Record<'_>) -> Result<(Vec<HoldId>, Record<'_>), Corrupt> {
+    let (count, mut rest) = record.split::<4>().ok_or(Corrupt)?;
+    let mut holds = Vec::new();
+    for _ in 0..u32::from_le_bytes(count) {
+        let (index, after) = rest.split::<4>().ok_or(Corrupt)?;
+        let (use_number, after) = after.split::<4>().ok_or(Corrupt)?;
+        let [index, use_number] = [index, use_number].map(u32::from_le_bytes);
+        holds.push(HoldId { index, use_number });
+        rest = after;
+    }
+    Ok((holds, rest))
 }
 
 /// Sends an argument or a result beside the rings, for the record of `frame` that follows in them.

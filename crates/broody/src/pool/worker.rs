@@ -17,15 +17,16 @@ use std::time::{Duration, Instant};
 use broody_os::events::EventFd;
 use broody_os::signals::{self, Disposition};
 use broody_os::{clock, fork, limits, memory, proc};
+use broody_shm::arena::Transit;
 use broody_shm::duplex::{Begun, Duplex};
 use broody_shm::ring::Record;
 use broody_shm::{Corrupt, duplex, sleep};
 
 use super::plan::Plan;
 use super::wire::{self, How, LONGEST, Order, Report, Say, Span};
-use crate::codec;
 use crate::function::{FunctionId, Outcome};
 use crate::process::take_own_descriptors;
+use crate::{codec, handle};
 
 /// Which of the realtime signals: not the first, which others like to take.
 const STOP: i32 = 5;
@@ -66,6 +67,7 @@ pub(super) fn work_with(descriptors: [OwnedFd; DESCRIPTORS], plan: &Plan) -> Res
     signals::interrupt_on(stop_signal());
     let _ = LINK.set(link_ends.duplex.clone());
     plan.set_up()?;
+    handle::allow_in_results();
     let mut desk = Desk {
         outbox: link_ends.outbox,
         duplex: link_ends.duplex,
@@ -73,6 +75,7 @@ pub(super) fn work_with(descriptors: [OwnedFd; DESCRIPTORS], plan: &Plan) -> Res
         payloads,
         rung_at: Instant::now(),
         has_said: false,
+        host: (plan.host, plan.mark),
         result: Vec::new(),
     };
     let mut inbox = link_ends.inbox;
@@ -114,6 +117,8 @@ struct Desk {
     rung_at: Instant,
     /// It has said which task it has begun.
     has_said: bool,
+    /// Who gets the objects in results, and their mark.
+    host: (u32, u64),
     /// The encoded result of the task at hand.
     result: Vec<u8>,
 }
@@ -216,6 +221,11 @@ impl Desk {
 
     fn answer(&mut self, frame: u32, index: u16, outcome: Outcome) -> Result<(), Corrupt> {
         let answer = |how| Report::Answer { frame, index, how };
+        if let Some(objects) = handle::take_result_objects()
+            && outcome == Outcome::Returned
+        {
+            return self.answer_with_objects(frame, index, objects);
+        }
         match outcome {
             Outcome::Returned if self.result.len() <= LONGEST => {
                 let result = std::mem::take(&mut self.result);
@@ -229,6 +239,26 @@ impl Desk {
             },
             other => self.failed(answer(How::Failed), other),
         }
+    }
+
+    /// The objects are the host's before the answer is there: whatever becomes of this process then, they are not lost.
+    fn answer_with_objects(&mut self, frame: u32, index: u16, objects: Transit) -> Result<(), Corrupt> {
+        let answer = |how| Report::Answer { frame, index, how };
+        let (host, mark) = self.host;
+        let length = 4 + 8 * objects.holds().len() + self.result.len();
+        if host == 0 || length > LONGEST {
+            let why = if host == 0 {
+                "the pool's process has no shared memory".to_owned()
+            } else {
+                format!(
+                    "a result with shared objects in it has at most {LONGEST} bytes beside them, not {length}"
+                )
+            };
+            return self.failed(answer(How::Failed), Outcome::BadResult(why));
+        }
+        let mut bytes = wire::put_holds(&objects.give_to(host, mark));
+        bytes.extend_from_slice(&self.result);
+        self.publish(answer(How::WithObjects), &bytes)
     }
 
     fn failed(&mut self, report: Report, outcome: Outcome) -> Result<(), Corrupt> {
