@@ -288,8 +288,8 @@ fn queue(tasks: u64) -> (f64, f64, f64) {
     let results: Vec<_> = (0..tasks).map(|x| pool.apply_async(add, x).unwrap()).collect();
     let handing_in = start.elapsed();
     let memory = resident() - before;
-    wait_at(gate);
     let start = Instant::now();
+    wait_at(gate);
     results.iter().for_each(|result| assert!(result.get().unwrap() > 0));
     let running = start.elapsed();
     blocked.get().unwrap();
