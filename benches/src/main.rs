@@ -7,6 +7,7 @@ mod ends;
 mod gate;
 mod locks;
 mod measure;
+mod policies;
 mod queues;
 mod starts;
 mod tasks;
@@ -40,6 +41,9 @@ fn main() {
     }
     if wanted("tasks") {
         tasks::run(&mut table);
+    }
+    if wanted("policies") {
+        policies::run(&mut table);
     }
     if wanted("locks") {
         locks::run(&mut table);

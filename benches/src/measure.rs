@@ -89,22 +89,33 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Rows of figures.
+/// Rows of figures, and pictures below them.
 #[derive(Default)]
-pub struct Table(Vec<[String; 4]>);
+pub struct Table {
+    rows: Vec<[String; 4]>,
+    pictures: Vec<[String; 2]>,
+}
 
 impl Table {
     /// A figure, what it is compared with, and what was promised.
     pub fn row(&mut self, what: &str, figure: String, beside: String, target: &str) {
         eprintln!("{what}: {figure} ({beside}) {target}");
-        self.0.push([what.to_owned(), figure, beside, target.to_owned()]);
+        self.rows.push([what.to_owned(), figure, beside, target.to_owned()]);
+    }
+
+    /// A picture, by its path as seen from the page.
+    pub fn picture(&mut self, what: &str, path: &str) {
+        self.pictures.push([what.to_owned(), path.to_owned()]);
     }
 
     /// Writes them as Markdown.
     pub fn print(&self) {
         println!("| what | figure | beside | target |\n|---|---|---|---|");
-        for [what, figure, beside, target] in &self.0 {
+        for [what, figure, beside, target] in &self.rows {
             println!("| {what} | {figure} | {beside} | {target} |");
+        }
+        for [what, path] in &self.pictures {
+            println!("\n![{what}]({path})");
         }
     }
 }

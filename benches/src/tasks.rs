@@ -1,11 +1,19 @@
 //! What a task costs.
 
+use std::borrow::Cow;
+use std::fmt;
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use broody::Pool;
+use broody::{Barrier, Pid, Pool, StartMethod, TaskOptions};
+use broody_os::memory::{self, SealedBytes};
+use broody_os::{fork, signals};
+use rayon::prelude::*;
+use serde::de::{Deserialize, Deserializer, Visitor};
+use serde::ser::{Serialize, Serializer};
 
 use crate::bare::{self, PingPong, pin, unpin};
-use crate::measure::{Table, Times};
+use crate::measure::{Race, Table, Times};
 
 const WORKERS: usize = 2;
 
@@ -18,7 +26,7 @@ fn one_millisecond(_: u64) -> u64 {
     let start = cpu_time();
     let mut rounds = 0;
     while cpu_time() - start < Duration::from_millis(1) {
-        rounds += (0..1000u64).map(std::hint::black_box).sum::<u64>() & 1;
+        rounds += (0..1000u64).map(black_box).sum::<u64>() & 1;
     }
     rounds
 }
@@ -63,10 +71,13 @@ fn per_second(tasks: usize, time: Duration) -> f64 {
 
 fn tiny_tasks(table: &mut Table, pool: &Pool) {
     const TASKS: usize = 1_000_000;
+    const ONES: usize = 300_000;
     // procspawn keeps several descriptors for each task under way.
     const PEERS: usize = 2_000;
     let peer = procspawn::Pool::new(WORKERS).unwrap();
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(WORKERS).build().unwrap();
     let (mut map, mut imap, mut unordered, mut singly, mut theirs) = (0f64, 0f64, 0f64, 0f64, 0f64);
+    let (mut ones, mut limit) = (0f64, 0f64);
     for _ in 0..5 {
         let start = Instant::now();
         let results = pool.map(add, 0..TASKS as u64).unwrap();
@@ -74,14 +85,25 @@ fn tiny_tasks(table: &mut Table, pool: &Pool) {
         assert_eq!(results[TASKS - 1], TASKS as u64);
 
         let start = Instant::now();
+        let results = pool.with(TaskOptions::new().chunk_size(1)).map(add, 0..ONES as u64).unwrap();
+        ones = ones.max(per_second(ONES, start.elapsed()));
+        assert_eq!(results[ONES - 1], ONES as u64);
+
+        let start = Instant::now();
+        let work = || (0..TASKS as u64).into_par_iter().map(|x| black_box(add(black_box(x)))).collect();
+        let results: Vec<u64> = threads.install(work);
+        limit = limit.max(per_second(TASKS, start.elapsed()));
+        assert_eq!(results[TASKS - 1], TASKS as u64);
+
+        let start = Instant::now();
         let sum: u64 = pool.imap(add, 0..TASKS as u64).unwrap().map(Result::unwrap).sum();
         imap = imap.max(per_second(TASKS, start.elapsed()));
-        std::hint::black_box(sum);
+        black_box(sum);
 
         let start = Instant::now();
         let sum: u64 = pool.imap_unordered(add, 0..TASKS as u64).unwrap().map(Result::unwrap).sum();
         unordered = unordered.max(per_second(TASKS, start.elapsed()));
-        std::hint::black_box(sum);
+        black_box(sum);
 
         let start = Instant::now();
         let handles: Vec<_> = (0..PEERS as u64).map(|x| pool.apply_async(add, x).unwrap()).collect();
@@ -94,11 +116,20 @@ fn tiny_tasks(table: &mut Table, pool: &Pool) {
         theirs = theirs.max(per_second(PEERS, start.elapsed()));
     }
     peer.shutdown();
-    let beside = format!("procspawn 1.0.2, pool of {WORKERS}: {theirs:.0} tasks/s");
+    let beside = format!(
+        "procspawn 1.0.2, pool of {WORKERS}: {theirs:.0} tasks/s; rayon, without isolation: {:.0} million tasks/s",
+        limit / 1e6
+    );
     let row = |table: &mut Table, name: &str, figure: f64, target: &str| {
         table.row(name, format!("{figure:.0} tasks/s, **{:.0} x**", figure / theirs), beside.clone(), target);
     };
     row(table, "tiny tasks by `map`, pool of 2", map, "at least 500,000 tasks/s and 20 x");
+    row(
+        table,
+        "tiny tasks by `map`, each handed over by itself (`chunk_size(1)`)",
+        ones,
+        "at least 300,000 tasks/s",
+    );
     row(table, "tiny tasks by `imap`", imap, "");
     row(table, "tiny tasks by `imap_unordered`", unordered, "");
     row(table, "tiny tasks one by one, `apply_async`", singly, "");
@@ -123,9 +154,192 @@ fn long_tasks(table: &mut Table, pool: &Pool) {
     );
 }
 
+/// Bytes that a task need not make: what is measured is how they get to the host.
+struct Slice(Cow<'static, [u8]>);
+
+const SLICE: usize = 1 << 20;
+
+impl Serialize for Slice {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Slice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+        impl Visitor<'_> for Bytes {
+            type Value = Slice;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes")
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Slice, E> {
+                Ok(Slice(Cow::Owned(bytes.to_vec())))
+            }
+
+            fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Slice, E> {
+                Ok(Slice(Cow::Owned(bytes)))
+            }
+        }
+        deserializer.deserialize_bytes(Bytes)
+    }
+}
+
+fn slice(_: u64) -> Slice {
+    static BYTES: [u8; SLICE] = [7; SLICE];
+    Slice(Cow::Borrowed(&BYTES))
+}
+
+fn large_results(table: &mut Table, pool: &Pool) {
+    const SLICES: usize = 100;
+    let bytes = (SLICES * SLICE) as f64;
+    let source = vec![7u8; SLICES * SLICE];
+    let mut copy = vec![1u8; SLICES * SLICE];
+    let mut race = Race::default();
+    race.add("imap", || {
+        let start = Instant::now();
+        let results = pool.imap(slice, 0..SLICES as u64).unwrap();
+        let sum: usize = results.map(|slice| slice.unwrap().0.len()).sum();
+        assert_eq!(sum, SLICES * SLICE);
+        bytes / start.elapsed().as_secs_f64()
+    });
+    race.add("memcpy", || {
+        let start = Instant::now();
+        copy.copy_from_slice(black_box(&source));
+        black_box(&mut copy);
+        bytes / start.elapsed().as_secs_f64()
+    });
+    // What carries large results, in one thread and with nobody to wake.
+    race.add("memfd", || {
+        let start = Instant::now();
+        for slice in source.chunks(SLICE) {
+            let memory = memory::create_with("slice", slice).unwrap();
+            black_box(SealedBytes::new(&memory).unwrap().to_vec());
+        }
+        bytes / start.elapsed().as_secs_f64()
+    });
+    race.run(11);
+    table.row(
+        "100 MB of results in slices of 1 MB, by `imap`",
+        format!("{:.2} GB/s, **{:.2} x memcpy**", race.rate("imap") / 1e9, race.ratio("imap", "memcpy")),
+        format!(
+            "memcpy from memory to memory: {:.2} GB/s; into a memfd and out of it, by one thread: {:.2} GB/s",
+            race.rate("memcpy") / 1e9,
+            race.rate("memfd") / 1e9
+        ),
+        "at least 0.5 x memcpy",
+    );
+}
+
+fn own_pid(_: ()) -> Pid {
+    fork::pid()
+}
+
+/// From the SIGKILL of the only worker, which has nothing to do, to the result of a task that another one has run.
+fn replacement(table: &mut Table) {
+    for (name, method) in [("forkserver", StartMethod::Forkserver), ("fork", StartMethod::Fork)] {
+        let pool = Pool::builder().workers(1).start_method(method).build().unwrap();
+        // The dying one may get as far as to begin a task.
+        let pool = pool.with(TaskOptions::new().retries(1));
+        let mut worker = pool.apply(own_pid, ()).unwrap();
+        let mut times = Times::default();
+        for _ in 0..50 {
+            let dead = worker;
+            times.time(|| {
+                fork::kill_child(dead, signals::SIGKILL).unwrap();
+                while worker == dead {
+                    worker = pool.apply(own_pid, ()).unwrap();
+                }
+            });
+        }
+        table.row(
+            &format!("worker killed, next result from another, `{name}`, p99"),
+            format!("**{:.2} ms**", times.percentile(99) / 1000.0),
+            format!("median {:.2} ms", times.median() / 1000.0),
+            "under 5 ms",
+        );
+    }
+}
+
+/// What it takes to have many tasks wait.
+struct Queued {
+    /// Nanoseconds a task, to hand it in.
+    handing_in: f64,
+    /// Nanoseconds a task, until all have run and their results are there.
+    running: f64,
+    /// Bytes a task.
+    memory: f64,
+}
+
+fn wait_at(barrier: Barrier) {
+    barrier.wait(Some(Duration::from_secs(60))).unwrap();
+}
+
+/// In a process of its own, whose memory nobody has used before. Nanoseconds to hand in and to run so many tasks, and bytes.
+fn queue(tasks: u64) -> (f64, f64, f64) {
+    let pool = Pool::builder().workers(1).build().unwrap();
+    pool.map(add, 0..1000).unwrap();
+    let gate = Barrier::new(2).unwrap();
+    let blocked = pool.apply_async(wait_at, gate.clone()).unwrap();
+    let before = resident();
+    let start = Instant::now();
+    let results: Vec<_> = (0..tasks).map(|x| pool.apply_async(add, x).unwrap()).collect();
+    let handing_in = start.elapsed();
+    let memory = resident() - before;
+    let start = Instant::now();
+    wait_at(gate);
+    results.iter().for_each(|result| assert!(result.get().unwrap() > 0));
+    let running = start.elapsed();
+    blocked.get().unwrap();
+    (handing_in.as_nanos() as f64, running.as_nanos() as f64, memory as f64)
+}
+
+/// Bytes of this process that are in memory. Not from /proc/self/statm, which may be behind by some dozens of pages.
+fn resident() -> i64 {
+    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+    let line = rollup.lines().find(|line| line.starts_with("Rss:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<i64>().unwrap() * 1024
+}
+
+/// The median of three runs in each figure.
+fn queued(tasks: u64) -> Queued {
+    let runs: Vec<_> = (0..3).map(|_| broody::spawn(queue, tasks).unwrap().join().unwrap()).collect();
+    let middle = |figure: fn(&(f64, f64, f64)) -> f64| {
+        let mut figures: Vec<_> = runs.iter().map(figure).collect();
+        figures.sort_by(f64::total_cmp);
+        figures[1] / tasks as f64
+    };
+    Queued { handing_in: middle(|run| run.0), running: middle(|run| run.1), memory: middle(|run| run.2) }
+}
+
+fn long_queues(table: &mut Table) {
+    let mut least = None;
+    for (name, tasks) in [("1e3", 1_000), ("1e5", 100_000), ("1e6", 1_000_000)] {
+        let Queued { handing_in, running, memory } = queued(tasks);
+        let cost = (handing_in + running) / 1000.0;
+        let least = *least.get_or_insert(cost);
+        table.row(
+            &format!("{name} tasks that wait, by `apply_async`: cost of each"),
+            format!("{cost:.2} us, {:.2} x of 1e3; **{memory:.0} bytes**", cost / least),
+            format!(
+                "to hand in: {:.2} us; to run, 1 worker: {:.2} us",
+                handing_in / 1000.0,
+                running / 1000.0
+            ),
+            "",
+        );
+    }
+}
+
 pub fn run(table: &mut Table) {
     round_trips(table);
     let pool = Pool::builder().workers(WORKERS).build().unwrap();
     tiny_tasks(table, &pool);
     long_tasks(table, &pool);
+    large_results(table, &pool);
+    drop(pool);
+    replacement(table);
+    long_queues(table);
 }
