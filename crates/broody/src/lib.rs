@@ -67,8 +67,8 @@ pub use process::{
     cpu_count, current_process, fork, parent_process, spawn,
 };
 pub use queue::{
-    Bytes, BytesQueue, Connection, Iter, JoinableQueue, Queue, QueueBuilder, Receiver, Sender, Takes,
-    channel, channel_bytes, pipe, pipe_bytes,
+    Bytes, BytesQueue, Connection, Iter, JoinableBytesQueue, JoinableQueue, Queue, QueueBuilder, Receiver,
+    Sender, Takes, channel, channel_bytes, pipe, pipe_bytes,
 };
 pub use sync::{
     BareLock, Barrier, BoundedSemaphore, Condition, Event, Lock, LockError, LockGuard, LockResult, OwnerDied,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use broody_os::events;
 
-use crate::queue::{BytesQueue, Connection, JoinableQueue, Queue, Receiver};
+use crate::queue::{BytesQueue, Connection, JoinableBytesQueue, JoinableQueue, Queue, Receiver};
 use crate::sync::{BoundedSemaphore, Event, Semaphore};
 use crate::watch::Watch;
 use crate::{Child, ParentProcess, Process, Result};
@@ -145,6 +145,12 @@ impl<S: ?Sized, R: ?Sized> Waitable for Connection<S, R> {
 impl Waitable for BytesQueue {
     fn source(&self) -> Result<Source<'_>> {
         Ok(Source(Repr::Watch(self.0.watch()?)))
+    }
+}
+
+impl Waitable for JoinableBytesQueue {
+    fn source(&self) -> Result<Source<'_>> {
+        Ok(Source(Repr::Watch(self.core().watch()?)))
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use broody::{BytesQueue, Connection, Error, JoinableQueue, LockError, Queue, RLock, Sender, wait};
+use broody::{
+    BytesQueue, Connection, Error, JoinableBytesQueue, JoinableQueue, LockError, Queue, RLock, Sender, wait,
+};
 
 /// Long enough that only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -137,4 +139,27 @@ fn closing_the_last_sender_ends_what_is_received() {
     let (sender, receiver) = broody::channel::<u8>().unwrap();
     receiver.close();
     assert!(matches!(sender.send(1), Err(Error::Closed { .. })));
+}
+
+#[test]
+fn a_joinable_queue_of_bytes_is_one_and_a_value() {
+    fn work(queue: JoinableBytesQueue) -> usize {
+        let mut lengths = 0;
+        for message in &queue {
+            lengths += message.unwrap().len();
+            queue.task_done().unwrap();
+        }
+        lengths
+    }
+    let queue = JoinableBytesQueue::bounded(Some(10), None).unwrap();
+    let child = broody::spawn(work, queue.clone()).unwrap();
+    queue.put(b"one", None).unwrap();
+    assert_eq!(queue.put_many(&[&b"three"[..], &[0; 100_000]], None).unwrap(), 2);
+    queue.join(Some(std::time::Duration::from_secs(60))).unwrap();
+    assert_eq!((queue.unfinished(), queue.len()), (0, 0));
+    queue.close();
+    assert_eq!(child.join().unwrap(), 100_008);
+    assert!(matches!(queue.task_done(), Err(Error::NotHeld { .. })));
+    assert!(matches!(queue.get(None), Err(Error::Closed { .. })));
+    assert!(wait(&[&queue], None).unwrap().len() == 1, "a closed queue is ready");
 }

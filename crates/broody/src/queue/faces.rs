@@ -44,8 +44,8 @@ macro_rules! puts_and_takes {
         /// Puts a value, waiting for room if the queue is full.
         ///
         /// # Errors
-        /// [`Encode`](Error::Encode) for a value without an encoding, [`Closed`](Error::Closed),
-        /// [`MessageTooLong`](Error::MessageTooLong), and [`Memory`](Error::Memory) when there is no memory for it. The queue is as it was.
+        /// [`Encode`](crate::Error::Encode) for a value without an encoding, [`Closed`](crate::Error::Closed),
+        /// [`MessageTooLong`](crate::Error::MessageTooLong), and [`Memory`](crate::Error::Memory) when there is no memory for it. The queue is as it was.
         pub fn put(&self, value: impl Borrow<T>) -> Result<()> {
             self.queue().put_until(value.borrow(), Deadline::Never)
         }
@@ -53,7 +53,7 @@ macro_rules! puts_and_takes {
         /// Puts a value if there is room.
         ///
         /// # Errors
-        /// [`TimedOut`](Error::TimedOut) when the queue is full, and as [`put`](Self::put).
+        /// [`TimedOut`](crate::Error::TimedOut) when the queue is full, and as [`put`](Self::put).
         pub fn try_put(&self, value: impl Borrow<T>) -> Result<()> {
             self.queue().put_until(value.borrow(), Deadline::Now)
         }
@@ -61,7 +61,7 @@ macro_rules! puts_and_takes {
         /// Puts a value, waiting for room at most for `limit`.
         ///
         /// # Errors
-        /// [`TimedOut`](Error::TimedOut) when there was no room in time, and as [`put`](Self::put).
+        /// [`TimedOut`](crate::Error::TimedOut) when there was no room in time, and as [`put`](Self::put).
         pub fn put_timeout(&self, value: impl Borrow<T>, limit: Duration) -> Result<()> {
             self.queue().put_until(value.borrow(), Deadline::after(limit))
         }
@@ -78,7 +78,7 @@ macro_rules! puts_and_takes {
         /// needs them again gives references.
         ///
         /// # Errors
-        /// [`TimedOut`](Error::TimedOut) when there is room for none, and as [`put_many`](Self::put_many).
+        /// [`TimedOut`](crate::Error::TimedOut) when there is room for none, and as [`put_many`](Self::put_many).
         pub fn try_put_many<V: Borrow<T>>(&self, values: impl IntoIterator<Item = V>) -> Result<usize> {
             self.queue().put_many_until(values, Deadline::Now)
         }
@@ -87,7 +87,7 @@ macro_rules! puts_and_takes {
         /// [`try_put_many`](Self::try_put_many).
         ///
         /// # Errors
-        /// [`TimedOut`](Error::TimedOut) when there was room for none in time, and as [`put_many`](Self::put_many).
+        /// [`TimedOut`](crate::Error::TimedOut) when there was room for none in time, and as [`put_many`](Self::put_many).
         pub fn put_many_timeout<V: Borrow<T>>(
             &self,
             values: impl IntoIterator<Item = V>,
@@ -99,7 +99,7 @@ macro_rules! puts_and_takes {
         /// Takes the next value, waiting for it.
         ///
         /// # Errors
-        /// [`Closed`](Error::Closed) when there is none and will be none; [`Decode`](Error::Decode) for a value that cannot be decoded (it is
+        /// [`Closed`](crate::Error::Closed) when there is none and will be none; [`Decode`](crate::Error::Decode) for a value that cannot be decoded (it is
         /// taken, and the queue goes on).
         pub fn get(&self) -> Result<T> {
             self.queue().get_until(Deadline::Never)
@@ -108,7 +108,7 @@ macro_rules! puts_and_takes {
         /// Takes the next value if there is one.
         ///
         /// # Errors
-        /// [`TimedOut`](Error::TimedOut) when there is none, and as [`get`](Self::get).
+        /// [`TimedOut`](crate::Error::TimedOut) when there is none, and as [`get`](Self::get).
         pub fn try_get(&self) -> Result<T> {
             self.queue().get_until(Deadline::Now)
         }
@@ -116,13 +116,13 @@ macro_rules! puts_and_takes {
         /// Takes the next value, waiting for it at most for `limit`.
         ///
         /// # Errors
-        /// [`TimedOut`](Error::TimedOut) when there was none in time, and as [`get`](Self::get).
+        /// [`TimedOut`](crate::Error::TimedOut) when there was none in time, and as [`get`](Self::get).
         pub fn get_timeout(&self, limit: Duration) -> Result<T> {
             self.queue().get_until(Deadline::after(limit))
         }
 
         /// Takes up to `most` values that are there, waiting for the first one. Each of them is a result of its own: one that cannot be decoded
-        /// is [`Decode`](Error::Decode), and takes no other one with it.
+        /// is [`Decode`](crate::Error::Decode), and takes no other one with it.
         ///
         /// # Errors
         /// As [`get`](Self::get), when nothing was taken.
@@ -133,7 +133,7 @@ macro_rules! puts_and_takes {
         /// Takes up to `most` values that are there.
         ///
         /// # Errors
-        /// [`TimedOut`](Error::TimedOut) when there is none, and as [`get_many`](Self::get_many).
+        /// [`TimedOut`](crate::Error::TimedOut) when there is none, and as [`get_many`](Self::get_many).
         pub fn try_get_many(&self, most: usize) -> Result<Vec<Result<T>>> {
             self.queue().get_many_until(most, Deadline::Now)
         }
@@ -141,7 +141,7 @@ macro_rules! puts_and_takes {
         /// Takes up to `most` values that are there, waiting for the first one at most for `limit`.
         ///
         /// # Errors
-        /// [`TimedOut`](Error::TimedOut) when there was none in time, and as [`get_many`](Self::get_many).
+        /// [`TimedOut`](crate::Error::TimedOut) when there was none in time, and as [`get_many`](Self::get_many).
         pub fn get_many_timeout(&self, most: usize, limit: Duration) -> Result<Vec<Result<T>>> {
             self.queue().get_many_until(most, Deadline::after(limit))
         }
@@ -164,7 +164,7 @@ pub(super) mod sealed {
 
 /// What is taken from a queue or pipe, until it is closed. Made by `iter` of each of them.
 ///
-/// A value that cannot be decoded is [`Decode`](Error::Decode), and the next one comes after it. After any other error, of a queue that cannot
+/// A value that cannot be decoded is [`Decode`](crate::Error::Decode), and the next one comes after it. After any other error, of a queue that cannot
 /// be used, nothing comes.
 #[derive(Debug)]
 pub struct Iter<'a, Q> {
@@ -218,3 +218,42 @@ macro_rules! iterates {
     };
 }
 pub(super) use iterates;
+
+/// What a queue of tasks can do beyond others, in terms of its `core`.
+macro_rules! counts_tasks {
+    () => {
+        /// A task that was taken is done.
+        ///
+        /// # Errors
+        /// [`NotHeld`](crate::Error::NotHeld) when no task is taken that is not done.
+        pub fn task_done(&self) -> crate::Result<()> {
+            self.core().task_done().map_err(|_| $crate::Error::NotHeld { what: "task", by: "by anybody" })
+        }
+
+        /// Waits until all tasks that were put are done, at most for `limit` if there is one.
+        ///
+        /// # Errors
+        /// [`TimedOut`](crate::Error::TimedOut); [`TasksLost`](crate::Error::TasksLost), once, when some were taken by processes that died with them: the others are
+        /// done.
+        pub fn join(&self, limit: Option<std::time::Duration>) -> crate::Result<()> {
+            if !self.core().join($crate::sync::deadline(limit)) {
+                return Err(crate::Error::TimedOut { what: "the end of all tasks" });
+            }
+            match self.take_lost() {
+                0 => Ok(()),
+                count => Err(crate::Error::TasksLost { count }),
+            }
+        }
+
+        /// How many tasks were put and are not done, whether they wait or were taken.
+        pub fn unfinished(&self) -> usize {
+            self.core().unfinished()
+        }
+
+        /// How many tasks were lost since this was last asked, or told by [`join`](Self::join).
+        pub fn take_lost(&self) -> u32 {
+            self.core().take_lost()
+        }
+    };
+}
+pub(super) use counts_tasks;

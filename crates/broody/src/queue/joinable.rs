@@ -3,17 +3,17 @@
 use std::borrow::Borrow;
 use std::time::Duration;
 
-use broody_shm::queue;
+use broody_shm::queue::{self, Limits};
 use broody_shm::sync::Deadline;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::bytes::{Bytes, BytesQueue};
 use super::core::Core;
-use super::faces::{iterates, looks, puts_and_takes};
+use super::faces::{counts_tasks, iterates, looks, puts_and_takes};
 use super::typed::{Queue, QueueBuilder};
-use crate::handle::{self, tag_of};
-use crate::sync::deadline;
-use crate::{Error, Result};
+use crate::Result;
+use crate::handle::{self, sent_as_handle, tag_of};
 
 /// A queue whose values are tasks: whoever takes one says when it is done, and [`join`](Self::join) waits until all are. As Python's
 /// `multiprocessing.JoinableQueue`.
@@ -70,7 +70,7 @@ impl<T: Serialize + DeserializeOwned> JoinableQueue<T> {
     /// Makes a queue without bounds.
     ///
     /// # Errors
-    /// [`Memory`](Error::Memory) when there is no memory for it.
+    /// [`Memory`](crate::Error::Memory) when there is no memory for it.
     pub fn new() -> Result<Self> {
         Self::with(Queue::builder())
     }
@@ -85,38 +85,7 @@ impl<T: Serialize + DeserializeOwned> JoinableQueue<T> {
 
     puts_and_takes!();
 
-    /// A task that was taken is done.
-    ///
-    /// # Errors
-    /// [`NotHeld`](Error::NotHeld) when no task is taken that is not done.
-    pub fn task_done(&self) -> Result<()> {
-        self.0.core().task_done().map_err(|_| Error::NotHeld { what: "task", by: "by anybody" })
-    }
-
-    /// Waits until all tasks that were put are done, at most for `limit` if there is one.
-    ///
-    /// # Errors
-    /// [`TimedOut`](Error::TimedOut); [`TasksLost`](Error::TasksLost), once, when some were taken by processes that died with them: the others are
-    /// done.
-    pub fn join(&self, limit: Option<Duration>) -> Result<()> {
-        if !self.0.core().join(deadline(limit)) {
-            return Err(Error::TimedOut { what: "the end of all tasks" });
-        }
-        match self.take_lost() {
-            0 => Ok(()),
-            count => Err(Error::TasksLost { count }),
-        }
-    }
-
-    /// How many tasks were put and are not done, whether they wait or were taken.
-    pub fn unfinished(&self) -> usize {
-        self.0.core().unfinished()
-    }
-
-    /// How many tasks were lost since this was last asked, or told by [`join`](Self::join).
-    pub fn take_lost(&self) -> u32 {
-        self.0.core().take_lost()
-    }
+    counts_tasks!();
 }
 
 iterates!([T: Serialize + DeserializeOwned] JoinableQueue<T>, T, JoinableQueue::get);
@@ -136,3 +105,85 @@ impl<'de, T> serde::Deserialize<'de> for JoinableQueue<T> {
         Ok(Self(Queue::from_core(queue)))
     }
 }
+
+/// A queue of bytes that are tasks. As [`JoinableQueue`], without a codec.
+///
+/// ```
+/// # broody::init();
+/// let queue = broody::JoinableBytesQueue::new()?;
+/// queue.put(b"a task", None)?;
+/// assert_eq!(&*queue.get(None)?, b"a task");
+/// queue.task_done()?;
+/// queue.join(None)?;
+/// # Ok::<(), broody::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct JoinableBytesQueue(BytesQueue);
+
+/// Tells these queues from others.
+const RAW_JOINABLE: u64 = JOINABLE + 1;
+
+impl JoinableBytesQueue {
+    /// Makes a queue without bounds.
+    ///
+    /// # Errors
+    /// As [`BytesQueue::new`].
+    pub fn new() -> Result<Self> {
+        BytesQueue::with(Limits::default(), RAW_JOINABLE, true).map(Self)
+    }
+
+    /// Makes a queue of at most `messages` messages and at most `bytes` bytes of them.
+    ///
+    /// # Errors
+    /// As [`BytesQueue::bounded`].
+    pub fn bounded(messages: Option<u32>, bytes: Option<u64>) -> Result<Self> {
+        BytesQueue::with(Limits { messages, bytes, refuse_long: true }, RAW_JOINABLE, true).map(Self)
+    }
+
+    /// See [`BytesQueue::put`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn put(&self, bytes: &[u8], limit: Option<Duration>) -> Result<()> {
+        self.0.put(bytes, limit)
+    }
+
+    /// See [`BytesQueue::get`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn get(&self, limit: Option<Duration>) -> Result<Bytes> {
+        self.0.get(limit)
+    }
+
+    /// See [`BytesQueue::put_many`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn put_many(&self, messages: &[impl AsRef<[u8]>], limit: Option<Duration>) -> Result<usize> {
+        self.0.put_many(messages, limit)
+    }
+
+    /// See [`BytesQueue::get_many`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn get_many(&self, most: usize, limit: Option<Duration>) -> Result<Vec<Bytes>> {
+        self.0.get_many(most, limit)
+    }
+
+    pub(crate) fn core(&self) -> &Core {
+        &self.0.0
+    }
+
+    counts_tasks!();
+    looks!();
+}
+
+iterates!([] JoinableBytesQueue, Bytes, |queue| queue.get(None));
+
+sent_as_handle!(JoinableBytesQueue; |queue| queue.core().held(), |held| {
+    let right = held.tag() == RAW_JOINABLE;
+    let queue = queue::Queue::from_held(held).filter(|_| right)?;
+    Some(JoinableBytesQueue(BytesQueue(Core::new(queue))))
+});

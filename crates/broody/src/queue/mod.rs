@@ -13,6 +13,6 @@ mod typed;
 
 pub use bytes::{Bytes, BytesQueue};
 pub use faces::{Iter, Takes};
-pub use joinable::JoinableQueue;
+pub use joinable::{JoinableBytesQueue, JoinableQueue};
 pub use pipe::{Connection, Receiver, Sender, channel, channel_bytes, pipe, pipe_bytes};
 pub use typed::{Queue, QueueBuilder};
