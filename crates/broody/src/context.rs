@@ -5,12 +5,14 @@
 //! at its immutable identity. A handler that libc runs in every forked child takes the pointer away; the next use makes a new
 //! context. The old one is leaked on purpose: its descriptors and locks are the parent's business.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock};
 
 use broody_os::{Pid, fork};
+use broody_shm::duplex::Duplex;
 
 use crate::exit::ExitFunctions;
 use crate::process::Shared;
@@ -31,6 +33,15 @@ pub(crate) struct Context {
     reaper: OnceLock<Option<Reaper>>,
     watcher: Watcher,
     numbers: AtomicU64,
+    pub(crate) worker: WorkerContext,
+}
+
+/// What belongs to this process as a worker of a pool.
+#[derive(Default)]
+pub(crate) struct WorkerContext {
+    pub(crate) link: OnceLock<Duplex>,
+    /// What its initializer has made.
+    pub(crate) state: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 static CURRENT: AtomicPtr<Context> = AtomicPtr::new(std::ptr::null_mut());
@@ -104,6 +115,7 @@ impl Context {
             reaper: OnceLock::new(),
             watcher: Watcher::default(),
             numbers: AtomicU64::new(1),
+            worker: WorkerContext::default(),
         }
     }
 

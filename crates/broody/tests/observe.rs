@@ -141,3 +141,16 @@ fn progress_is_told_and_ends_with_all() {
         }
     }
 }
+
+#[test]
+fn events_end_with_the_pool_though_a_result_is_kept() {
+    let pool = Pool::builder().workers(1).build().unwrap();
+    let (events, others) = (pool.events().unwrap(), pool.events().unwrap());
+    let result = pool.apply_async(square, 3).unwrap();
+    pool.close().unwrap();
+    pool.join().unwrap();
+    let introduced = |event: &broody::observe::Event| matches!(event.what, What::WorkerStarted { .. });
+    assert_eq!(events.filter(introduced).count(), 1, "each listener is told once of a worker");
+    assert_eq!(others.filter(introduced).count(), 1);
+    assert_eq!(result.get().unwrap(), 9);
+}

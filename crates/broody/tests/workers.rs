@@ -217,3 +217,19 @@ fn pools_that_cannot_be_are_refused() {
         assert_eq!(pool.apply(square, 2).unwrap(), 4, "nice is cut to 19");
     }
 }
+
+#[test]
+fn a_forked_pool_in_a_worker_has_a_state_of_its_own() {
+    fn set_up(start: u64) -> State {
+        State { start }
+    }
+    fn start(_: ()) -> u64 {
+        broody::worker_state::<State>().unwrap().start
+    }
+    fn nested(_: ()) -> (u64, u64) {
+        let inner = Pool::builder().workers(1).start_method(StartMethod::Fork).initializer(set_up, 2);
+        (start(()), inner.build().unwrap().apply(start, ()).unwrap())
+    }
+    let pool = Pool::builder().workers(1).initializer(set_up, 1).build().unwrap();
+    assert_eq!(pool.apply(nested, ()).unwrap(), (1, 2));
+}

@@ -167,9 +167,10 @@ impl Arena {
         self.receive(name, transit)
     }
 
-    /// Ends the holds that were given to this process with this mark, and that it was not told of: who gave them has died.
+    /// Ends the holds that were given to this process with this mark, and that it was not told of: who gave them has died. Should a process be stopped
+    /// that has the arena's lock, they stay until this process ends.
     pub fn end_marked(&self, mark: u64) {
-        let Ok(locked) = self.lock(Deadline::Never) else { return };
+        let Ok(locked) = self.lock_soon() else { return };
         for index in 0..self.used(&HOLD_TABLE) {
             let hold = self.hold(index);
             let is_marked = hold.process.load(Ordering::Acquire) == locked.me.bits()

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::dispatcher::Shared;
 use super::plan::{Call, EnvironmentOf, Plan, Recipe};
-use super::policy::{Job, Scheduling};
+use super::policy::Scheduling;
 use super::room::{Bound, WhenFull};
 use super::schedule::Schedule;
 use super::staff::Staff;
@@ -242,11 +242,7 @@ impl PoolBuilder {
     pub fn build(self) -> Result<Pool> {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let policy = self.scheduling.build()?;
-        let takes_turns = policy.quantum(&Job::new(0, 0, 1), Duration::ZERO).is_some();
-        let mut staff = self.staff()?;
-        if !takes_turns {
-            staff.spares = 0;
-        }
+        let staff = self.staff()?;
         let terms = Arc::new(self.tasks.settle()?);
         let name = match &self.name {
             Some(name) => name.clone(),

@@ -58,23 +58,13 @@ impl<'a> Locked<'a> {
     /// Gives the lock back, waits for `change`, at most until `deadline`, and takes it again.
     pub(super) fn wait(mut self, change: &Condvar, deadline: Option<Instant>) -> Locked<'a> {
         if let Some(schedule) = self.schedule.take() {
-            // What was put aside is done first: this may take long.
-            self.do_what_is_due();
+            debug_assert!(DUE.with_borrow(Vec::is_empty), "who waits has delivered nothing");
             let poisoned = std::sync::PoisonError::into_inner;
             let limit = deadline
                 .map_or(LOOK, |deadline| deadline.saturating_duration_since(Instant::now()).min(LOOK));
             self.schedule = Some(change.wait_timeout(schedule, limit).unwrap_or_else(poisoned).0);
         }
         self
-    }
-
-    fn do_what_is_due(&self) {
-        for completion in DUE.take() {
-            match completion {
-                Completion::Wake(waker) => waker.wake(),
-                Completion::Call(callback) => self.callbacks.run(callback),
-            }
-        }
     }
 }
 
@@ -96,7 +86,12 @@ impl Drop for Locked<'_> {
     fn drop(&mut self) {
         self.schedule = None;
         self.room.into_iter().for_each(Condvar::notify_all);
-        self.do_what_is_due();
+        for completion in DUE.take() {
+            match completion {
+                Completion::Wake(waker) => waker.wake(),
+                Completion::Call(callback) => self.callbacks.run(callback),
+            }
+        }
     }
 }
 

@@ -134,7 +134,8 @@ impl Shared {
         let theirs = self.clone();
         helper::start("broody-pool", move || {
             theirs.work();
-            let schedule = theirs.schedule();
+            let mut schedule = theirs.schedule();
+            schedule.listeners.end();
             theirs.has_ended.store(true, Ordering::Release);
             drop(schedule);
             theirs.end.notify_all();

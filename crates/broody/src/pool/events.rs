@@ -131,10 +131,19 @@ impl Iterator for Events {
 pub(super) struct Listeners(Vec<Sender<Event>>);
 
 impl Listeners {
-    pub(super) fn add(&mut self) -> Events {
+    /// Another one, who is told of this first.
+    pub(super) fn add(&mut self, first: impl Iterator<Item = What>) -> Events {
         let (sender, receiver) = mpsc::channel();
+        let at = clock::monotonic();
+        // The other end is here still.
+        first.for_each(|what| _ = sender.send(Event { at, what }));
         self.0.push(sender);
         Events(receiver)
+    }
+
+    /// There is nothing more to tell.
+    pub(super) fn end(&mut self) {
+        self.0.clear();
     }
 
     pub(super) fn are_there(&self) -> bool {

@@ -248,10 +248,7 @@ impl Pool {
     /// [`WrongProcess`](Error::WrongProcess) in a fork of the pool's process.
     pub fn events(&self) -> Result<Events> {
         self.check_owner()?;
-        let mut schedule = self.shared.schedule();
-        let events = schedule.listeners.add();
-        schedule.introduce_workers();
-        Ok(events)
+        Ok(self.shared.schedule().listen())
     }
 
     /// Collects what happens from now on, to be looked at as a timeline.

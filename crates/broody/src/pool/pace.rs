@@ -31,10 +31,7 @@ impl Paces {
 
     /// How many tasks of `function` make a frame.
     pub(super) fn frame(&self, function: FunctionId) -> usize {
-        match self.0.get(&function) {
-            None => 1,
-            Some(pace) => (FRAME.as_nanos() as u64 / pace).clamp(1, MOST as u64) as usize,
-        }
+        self.frame_within(Some(function), FRAME)
     }
 
     /// How many tasks of `function` make a frame that takes no longer than `limit`.

@@ -1,11 +1,11 @@
 //! What a worker is to be like, and what it does before its first task and after its last.
 
-use std::any::Any;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use broody_os::limits;
 use serde::{Deserialize, Serialize};
 
+use crate::context::Context;
 use crate::function::FunctionId;
 use crate::process::{Objects, StartMethod};
 
@@ -34,7 +34,7 @@ pub(super) struct Plan {
     pub(super) environment: Vec<(String, String)>,
     pub(super) nice: i32,
     pub(super) cpu: Option<usize>,
-    /// What the pool's process is called in the arena, and the mark of holds that are given to it; 0: there is no arena.
+    /// What the pool's process is called in the arena, and the mark of holds that are given to it.
     pub(super) host: u32,
     pub(super) mark: u64,
 }
@@ -91,15 +91,13 @@ impl Recipe {
     }
 }
 
-static STATE: OnceLock<Box<dyn Any + Send + Sync>> = OnceLock::new();
-
 /// What the initializer of this worker has made: see [`PoolBuilder::initializer`](crate::PoolBuilder::initializer). `None` in a process
 /// that is no worker, and for another type.
 pub fn worker_state<T: 'static>() -> Option<&'static T> {
-    STATE.get()?.downcast_ref()
+    Context::existing()?.worker.state.get()?.downcast_ref()
 }
 
 /// The initializer of this worker has made `state`.
 pub(crate) fn set_worker_state<T: Send + Sync + 'static>(state: T) {
-    let _ = STATE.set(Box::new(state));
+    let _ = Context::current().worker.state.set(Box::new(state));
 }

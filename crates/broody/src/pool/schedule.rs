@@ -1,6 +1,6 @@
 //! Which task goes to which worker.
 //!
-//! Tasks wait in one queue, first come, first served. A worker is given frames of them: always one more than it works on, so that it need
+//! Tasks wait in the order of a [policy](super::policy). A worker is given frames of them: always one more than it works on, so that it need
 //! not wait. What was given is only lent: when the queue is empty and a worker has nothing, half of what another one has not begun
 //! is taken back for it. A short task thus never waits behind a long one while a worker is idle.
 //!
@@ -20,7 +20,7 @@ use broody_shm::duplex::Duplex;
 
 use super::Undone;
 use super::batch::{Answer, Batch, Run, Sink};
-use super::events::{Event, Listeners, Stats, What};
+use super::events::{Event, Events, Listeners, Stats, What};
 use super::failure::Failure;
 use super::pace::Paces;
 use super::policy::{Job, Policy};
@@ -136,8 +136,12 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    pub(super) fn new(staff: Staff, policy: Box<dyn Policy>) -> Self {
+    pub(super) fn new(mut staff: Staff, policy: Box<dyn Policy>) -> Self {
         let quantum = policy.quantum(&Job::new(0, 0, 1), Duration::ZERO);
+        if quantum.is_none() {
+            // Nobody is ever paused.
+            staff.spares = 0;
+        }
         Self {
             standing: Standing::Open,
             waiting: Waiting::new(policy),
@@ -608,12 +612,10 @@ impl Schedule {
         Undone { begun, waiting: all - begun }
     }
 
-    /// Tells those who listen of the workers that there are.
-    pub(super) fn introduce_workers(&mut self) {
-        let workers: Vec<_> = self.slots.values().map(|slot| (slot.process.pid(), slot.seat)).collect();
-        for (worker, seat) in workers {
-            self.listeners.tell(|| What::WorkerStarted { worker, seat });
-        }
+    /// Somebody listens from now on. He is told first of the workers that there are.
+    pub(super) fn listen(&mut self) -> Events {
+        let introduced = self.slots.values().map(|slot| (slot.process.pid(), slot.seat));
+        self.listeners.add(introduced.map(|(worker, seat)| What::WorkerStarted { worker, seat }))
     }
 
     /// How it stands.

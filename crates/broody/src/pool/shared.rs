@@ -6,13 +6,12 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use broody_shm::arena::Name;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::context::lock;
 use crate::{Blob, Error, Result, codec};
 
 /// How many values a process keeps beyond the task that used them.
@@ -88,23 +87,37 @@ impl<T> Serialize for Shared<T> {
 }
 
 /// What this process has decoded, the latest last.
-static DECODED: Mutex<VecDeque<(Name, Arc<dyn Any + Send + Sync>)>> = Mutex::new(VecDeque::new());
+static DECODED: Mutex<VecDeque<Decoded>> = Mutex::new(VecDeque::new());
+
+type Decoded = (Name, Arc<dyn Any + Send + Sync>);
+
+/// What was decoded, unless another thread is at it: which in a fork may be one of the parent's, for ever. Without it a value is decoded once
+/// more.
+fn decoded() -> Option<MutexGuard<'static, VecDeque<Decoded>>> {
+    match DECODED.try_lock() {
+        Ok(decoded) => Some(decoded),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
 
 impl<'de, T: DeserializeOwned + Send + Sync + 'static> Deserialize<'de> for Shared<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let encoded = Blob::deserialize(deserializer)?;
         let name = encoded.name();
-        let known = lock(&DECODED).iter().find(|(other, _)| *other == name).map(|(_, value)| value.clone());
+        let known = decoded().and_then(|decoded| {
+            decoded.iter().find(|(other, _)| *other == name).map(|(_, value)| value.clone())
+        });
         if let Some(value) = known.and_then(|known| known.downcast::<T>().ok()) {
             return Ok(Self { encoded, value });
         }
         // Not under the lock: it may take long, and may decode others.
         let value = codec::decode::<T>(&encoded).map_err(serde::de::Error::custom)?;
         let value = Arc::new(value);
-        let mut decoded = lock(&DECODED);
-        decoded.push_back((name, value.clone()));
-        let oldest = (decoded.len() > KEPT).then(|| decoded.pop_front());
-        drop(decoded);
+        let oldest = decoded().and_then(|mut decoded| {
+            decoded.push_back((name, value.clone()));
+            if decoded.len() > KEPT { decoded.pop_front() } else { None }
+        });
         drop(oldest);
         Ok(Self { encoded, value })
     }

@@ -11,7 +11,6 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::OwnedFd;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use broody_os::events::EventFd;
@@ -24,6 +23,7 @@ use broody_shm::{Corrupt, duplex, sleep};
 
 use super::plan::Plan;
 use super::wire::{self, How, LONGEST, Order, Report, Say, Span};
+use crate::context::Context;
 use crate::function::{FunctionId, Outcome};
 use crate::process::take_own_descriptors;
 use crate::{codec, handle};
@@ -37,9 +37,6 @@ const RING: Duration = Duration::from_micros(100);
 /// The descriptors that a worker starts with.
 pub(super) const DESCRIPTORS: usize = 3;
 
-/// The link of this process, if it is a worker.
-static LINK: OnceLock<Duplex> = OnceLock::new();
-
 /// The signal that a task gets after its soft limit.
 pub(super) fn stop_signal() -> i32 {
     signals::realtime(STOP)
@@ -48,7 +45,8 @@ pub(super) fn stop_signal() -> i32 {
 /// Whether the task that this process runs for a pool was asked to stop: its [soft limit](crate::TaskOptions::soft_timeout) is over. For tasks
 /// that can end early, with whatever they have so far. Outside of a pool's task it is `false`.
 pub fn should_stop() -> bool {
-    LINK.get().is_some_and(Duplex::should_stop)
+    let link = Context::existing().and_then(|context| context.worker.link.get());
+    link.is_some_and(Duplex::should_stop)
 }
 
 /// The function of a worker's process. An error reaches the pool as the reason for which it did not get ready.
@@ -65,7 +63,7 @@ pub(super) fn work_with(descriptors: [OwnedFd; DESCRIPTORS], plan: &Plan) -> Res
     // Ctrl-C is the host's business, which ends its workers.
     signals::set_disposition(signals::SIGINT, Disposition::Ignore);
     signals::interrupt_on(stop_signal());
-    let _ = LINK.set(link_ends.duplex.clone());
+    let _ = Context::current().worker.link.set(link_ends.duplex.clone());
     plan.set_up()?;
     handle::allow_in_results();
     let mut desk = Desk {
@@ -246,14 +244,10 @@ impl Desk {
         let answer = |how| Report::Answer { frame, index, how };
         let (host, mark) = self.host;
         let length = 4 + 8 * objects.holds().len() + self.result.len();
-        if host == 0 || length > LONGEST {
-            let why = if host == 0 {
-                "the pool's process has no shared memory".to_owned()
-            } else {
-                format!(
-                    "a result with shared objects in it has at most {LONGEST} bytes beside them, not {length}"
-                )
-            };
+        if length > LONGEST {
+            let why = format!(
+                "a result with shared objects in it has at most {LONGEST} bytes beside them, not {length}"
+            );
             return self.failed(answer(How::Failed), Outcome::BadResult(why));
         }
         let mut bytes = wire::put_holds(&objects.give_to(host, mark));
