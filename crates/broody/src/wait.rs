@@ -112,7 +112,8 @@ pub fn wait(things: &[&dyn Waitable], limit: Option<Duration>) -> Result<Vec<usi
                 Repr::Ready => true,
             })
             .collect();
-        if !ready.is_empty() || until.is_some_and(|until| until <= Instant::now()) {
+        // What was ready may have been taken meanwhile by others: then only the caller's own time counts.
+        if !ready.is_empty() || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Ok(ready);
         }
     }

@@ -1,5 +1,6 @@
 //! Queues, where other processes or the values themselves do what is not expected.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use broody::{Error, Event, Lock, Queue, wait};
@@ -50,6 +51,23 @@ fn a_watched_queue_is_ready_at_once_though_another_process_took_the_message_befo
     next.close();
     child.join().unwrap();
     assert!(late <= 2, "{late} of {ROUNDS}");
+}
+
+#[test]
+fn what_others_take_between_two_looks_does_not_end_the_wait() {
+    let event = Event::new().unwrap();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                event.set();
+                event.clear();
+            }
+        });
+        let early = (0..20_000).filter(|_| wait(&[&event], Some(PATIENCE)).unwrap().is_empty()).count();
+        over.store(true, Ordering::Relaxed);
+        assert_eq!(early, 0, "waits that ended with nothing, long before their time");
+    });
 }
 
 /// Two handles, and a note in a log that is itself a queue of handles, written between them.
