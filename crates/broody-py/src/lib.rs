@@ -4,8 +4,10 @@
 //! signals, whose handlers run in Python only between waits. The modules of `python/broody` give all of it the names that users know.
 
 mod errors;
+mod pool;
 mod process;
 mod runtime;
+mod tasks;
 mod waiting;
 
 use pyo3::prelude::*;
@@ -13,6 +15,8 @@ use pyo3::prelude::*;
 /// The engine of the package `broody`.
 #[pymodule]
 mod _broody {
+    #[pymodule_export]
+    use super::pool::{Pending, Pool, Stream};
     #[pymodule_export]
     use super::process::{Child, fork, own_descriptors, start};
     #[pymodule_export]
