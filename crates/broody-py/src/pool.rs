@@ -115,27 +115,30 @@ impl Pool {
         chunk_size: usize,
         terms: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Pending> {
-        let mut maker = Maker::new(py)?;
-        let mut chunks = maker.chunks(function, star, items.try_iter()?, chunk_size)?;
+        let maker = Maker::new(py)?;
+        let head = maker.head(function, star, chunk_size)?;
+        let mut items = items.try_iter()?;
         let mut tasks = Vec::new();
-        while let Some(task) = chunks.next()? {
+        while let Some(task) = maker.chunk(&head, &mut items, chunk_size)? {
             tasks.push(task);
         }
         self.hand_in(py, tasks, terms)
     }
 
     /// Hands in tasks as results are asked for. Each item of `items` is a chunk.
+    #[allow(clippy::too_many_arguments)]
     fn imap(
         &self,
         py: Python<'_>,
         function: &Bound<'_, PyAny>,
         items: &Bound<'_, PyAny>,
+        star: bool,
         chunk_size: usize,
         ordered: bool,
         terms: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Stream> {
         let options = options(terms)?;
-        let source = tasks::Source::new(function, items, chunk_size)?;
+        let source = tasks::Source::new(function, star, items, chunk_size)?;
         let failure = source.failure();
         self.with(py, |pool| {
             let with = pool.with(options);
