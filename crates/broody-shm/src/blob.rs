@@ -79,3 +79,57 @@ impl std::ops::Deref for Blob {
         unsafe { std::slice::from_raw_parts(body.as_ptr().as_ptr(), body.length() as usize) }
     }
 }
+
+/// A blob of a message that is being written: nobody else knows of it yet.
+#[derive(Debug)]
+pub struct Draft {
+    held: Arc<Held>,
+    written: usize,
+}
+
+impl Draft {
+    /// With room for so many bytes.
+    ///
+    /// # Errors
+    /// As [`Blob::new`].
+    pub fn new(arena: &'static Arena, room: usize) -> Result<Self, ArenaError> {
+        let request =
+            Request { kind: Kind::Blob, length: room as u64, tag: MESSAGE, parent: None, zeroed: false };
+        Ok(Self { held: arena.make(&request)?, written: 0 })
+    }
+
+    /// How many bytes there is room for in all.
+    pub fn room(&self) -> usize {
+        self.held.body().length() as usize
+    }
+
+    /// The blob's handle.
+    pub fn held(&self) -> &Arc<Held> {
+        &self.held
+    }
+
+    /// What was written so far.
+    pub fn written(&self) -> &[u8] {
+        // SAFETY: so many bytes were written, and nobody but this value writes there.
+        unsafe { std::slice::from_raw_parts(self.held.body().as_ptr().as_ptr(), self.written) }
+    }
+
+    /// Writes more.
+    ///
+    /// # Panics
+    /// When there is no room for it.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        assert!(bytes.len() <= self.room() - self.written, "a draft is asked for its room before");
+        // SAFETY: the body is long enough for it, is mapped as long as the handle lives, and `bytes` can be no part of what was not written.
+        unsafe {
+            let end = self.held.body().as_ptr().as_ptr().add(self.written);
+            end.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        }
+        self.written += bytes.len();
+    }
+
+    /// Nothing more is written. The blob may be longer than what was.
+    pub fn finish(self) -> (Blob, usize) {
+        (Blob { held: self.held }, self.written)
+    }
+}

@@ -5,9 +5,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::handle::{self, Outgoing};
+use crate::output::Output;
 
-/// Appends to a buffer that holds other values already.
-struct Appending<'a>(&'a mut Vec<u8>);
+/// Appends to an output that holds other values already.
+struct Appending<'a>(&'a mut Output);
 
 impl Flavor for Appending<'_> {
     type Output = ();
@@ -18,7 +19,7 @@ impl Flavor for Appending<'_> {
     }
 
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        self.0.extend_from_slice(bytes);
+        self.0.extend(bytes);
         Ok(())
     }
 
@@ -34,11 +35,18 @@ fn reason(error: postcard::Error) -> String {
 
 /// Encodes `value` at the end of `buffer`. On failure the buffer is as it was.
 pub(crate) fn encode_into<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<(), String> {
-    let before = buffer.len();
-    postcard::serialize_with_flavor(value, Appending(buffer)).map_err(|error| {
-        buffer.truncate(before);
-        reason(error)
-    })
+    let mut output = Output::within(std::mem::take(buffer));
+    let encoded = encode_onto(value, &mut output);
+    *buffer = match encoded {
+        Ok(()) => output.finish().0,
+        Err(_) => output.undo(),
+    };
+    encoded
+}
+
+/// Encodes `value` at the end of what is there. On failure the output can only be [undone](Output::undo).
+pub(crate) fn encode_onto<T: Serialize>(value: &T, output: &mut Output) -> Result<(), String> {
+    postcard::serialize_with_flavor(value, Appending(output)).map_err(reason)
 }
 
 /// Encodes `value` into `place`, if there is room enough and it has an encoding.

@@ -38,6 +38,7 @@ mod function;
 mod handle;
 mod helper;
 mod memory;
+mod output;
 mod pool;
 mod process;
 mod queue;

@@ -26,7 +26,7 @@ impl Arena {
         let (index, lacks_pages) = locked.prepare(request)?;
         if lacks_pages {
             drop(locked);
-            locked = self.furnish(index, request.length)?;
+            locked = self.furnish(index, request)?;
         }
         let (name, hold) = locked.found(index)?;
         let me = locked.me;

@@ -3,16 +3,18 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use broody_os::memory::SealedBytes;
 use broody_shm::ring::Record;
 use serde::Serialize;
 
+use super::apart::Apart;
 use super::failure::Failure;
 use super::objects::WithObjects;
 use super::options::Terms;
+use super::wire::LONGEST;
 use crate::codec;
 use crate::function::FunctionId;
 use crate::handle::{self, Outgoing};
+use crate::output::{Encoded, Output};
 
 /// Where the answers of some tasks go. Called with the pool's lock held: it only stores.
 pub(super) trait Sink: Send + Sync {
@@ -27,9 +29,7 @@ pub(super) trait Sink: Send + Sync {
 pub(super) enum Answer<'a> {
     /// With this encoded result, which has to be copied.
     Returned(Record<'a>),
-    /// With this encoded result, in memory of its own.
-    Apart(SealedBytes),
-    /// With this encoded result, in which there are shared objects.
+    /// With this encoded result, which is in shared memory or in which there are shared objects.
     WithObjects(WithObjects),
     /// Without.
     Failed(Failure),
@@ -41,14 +41,42 @@ pub(super) struct Arguments {
     bytes: Vec<u8>,
     /// Where each ends.
     ends: Vec<usize>,
+    /// Those that are long, by their index.
+    apart: Vec<(usize, Apart)>,
     /// The shared objects in them, kept until all are answered: a task may be run once more.
     objects: Vec<Outgoing>,
 }
 
+/// An encoded argument.
+#[derive(Clone, Copy)]
+pub(super) enum Argument<'a> {
+    Own(&'a [u8]),
+    Apart(&'a Apart),
+}
+
+impl Argument<'_> {
+    /// Its length, in bytes.
+    pub(super) fn len(self) -> usize {
+        match self {
+            Argument::Own(bytes) => bytes.len(),
+            Argument::Apart(apart) => apart.len(),
+        }
+    }
+}
+
 impl Arguments {
     pub(super) fn push<A: Serialize>(&mut self, argument: &A) -> Result<(), String> {
-        let (encoded, outgoing) = handle::collect(|| codec::encode_into(argument, &mut self.bytes));
-        encoded?;
+        let mut output = Output::at_most(LONGEST, std::mem::take(&mut self.bytes));
+        let (encoded, outgoing) = handle::collect(|| codec::encode_onto(argument, &mut output));
+        if let Err(reason) = encoded {
+            self.bytes = output.undo();
+            return Err(reason);
+        }
+        let (bytes, encoded) = output.finish();
+        self.bytes = bytes;
+        if let Encoded::Apart(draft) = encoded {
+            self.apart.push((self.ends.len(), Apart::new(draft)));
+        }
         if !outgoing.is_empty() {
             self.objects.push(outgoing);
         }
@@ -61,12 +89,15 @@ impl Arguments {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() + self.apart.iter().map(|(_, apart)| apart.len()).sum::<usize>()
     }
 
-    fn get(&self, index: usize) -> &[u8] {
+    fn get(&self, index: usize) -> Argument<'_> {
+        if let Ok(at) = self.apart.binary_search_by_key(&index, |(index, _)| *index) {
+            return Argument::Apart(&self.apart[at].1);
+        }
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.bytes[start..self.ends[index]]
+        Argument::Own(&self.bytes[start..self.ends[index]])
     }
 }
 
@@ -95,7 +126,7 @@ impl Batch {
         Self { function, name, terms, arguments, sink, first, task }
     }
 
-    pub(super) fn argument(&self, index: usize) -> &[u8] {
+    pub(super) fn argument(&self, index: usize) -> Argument<'_> {
         self.arguments.get(index)
     }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use broody_os::clock;
 use broody_os::events::{Epoll, EventFd, Trigger};
+use broody_shm::arena::Held;
 
 use super::batch::Sink;
 use super::completion::{Callback, Callbacks, Locked};
@@ -19,8 +20,7 @@ use super::plan::Recipe;
 use super::room::Bound;
 use super::schedule::{Schedule, Standing};
 use super::slot::{self, Slot};
-use crate::helper;
-use crate::{Error, Result};
+use crate::{Error, Result, helper, memory};
 
 /// How soon the host looks for answers that no worker rang for. Doubles as long as there are none.
 const LOOK: Duration = Duration::from_millis(4);
@@ -50,6 +50,8 @@ pub(super) struct Shared {
     epoll: Epoll,
     name: String,
     recipe: Recipe,
+    /// Long messages that come and go need no new pages meanwhile.
+    _keeper: Arc<Held>,
 }
 
 impl Shared {
@@ -75,6 +77,7 @@ impl Shared {
             epoll,
             name,
             recipe,
+            _keeper: memory::keep_pages()?,
         };
         let mut schedule = shared.schedule();
         for (number, seat) in schedule.claim_starts() {
@@ -134,6 +137,7 @@ impl Shared {
         let theirs = self.clone();
         helper::start("broody-pool", move || {
             theirs.work();
+            memory::give_kept_back();
             let mut schedule = theirs.schedule();
             schedule.listeners.end();
             theirs.has_ended.store(true, Ordering::Release);
@@ -220,6 +224,10 @@ impl Shared {
             }
             if ready.is_empty() && !limit.is_zero() {
                 look = (look * 2).min(LOOK_AT_LAST);
+            }
+            if ready.is_empty() && limit >= BOUND {
+                // Nothing was going on for so long.
+                memory::give_kept_back();
             }
             for number in ready.drain(..).filter(|token| *token != DOORBELL) {
                 self.bury(number);

@@ -5,7 +5,6 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use broody_os::memory::SealedBytes;
 use serde::de::DeserializeOwned;
 
 use super::batch::{Answer, Sink};
@@ -48,7 +47,6 @@ const TELL: Duration = Duration::from_millis(50);
 enum Place {
     Missing,
     Arena { start: usize, length: u32 },
-    Apart(Box<SealedBytes>),
     WithObjects(Box<WithObjects>),
     Failed(Box<Failure>),
 }
@@ -167,7 +165,6 @@ impl State {
             |reason| Error::Decode { what: "the result", function: function.to_owned(), reason };
         let bytes = match &self.places[index] {
             Place::Arena { start, length } => &self.arena[*start..*start + *length as usize],
-            Place::Apart(bytes) => bytes,
             Place::WithObjects(result) => result.open().map_err(undecodable)?,
             Place::Failed(failure) => return Err(failure.to_error(function)),
             Place::Missing => return Err(Error::Invalid { what: "the task has no answer yet".to_owned() }),
@@ -189,7 +186,6 @@ impl Sink for Gather {
                 record.copy_to(&mut state.arena);
                 Place::Arena { start, length: record.len() as u32 }
             }
-            Answer::Apart(bytes) => Place::Apart(Box::new(bytes)),
             Answer::WithObjects(result) => Place::WithObjects(Box::new(result)),
             Answer::Failed(failure) => Place::Failed(Box::new(failure)),
         };

@@ -141,7 +141,6 @@ where
         let decoded = |bytes: &[u8]| codec::decode(bytes).map_err(undecodable);
         Some(match self.stream.next() {
             Kept::Bytes(bytes) => decoded(&bytes),
-            Kept::Apart(bytes) => decoded(&bytes),
             Kept::WithObjects(result) => result.open().map_err(undecodable).and_then(decoded),
             Kept::Failed(failure) => Err(failure.to_error(self.function_name)),
         })

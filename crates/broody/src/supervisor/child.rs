@@ -17,6 +17,7 @@ use super::server::{ARENA, Inherited, REQUESTS};
 use crate::boot;
 use crate::context::Context;
 use crate::function::{FunctionId, Outcome};
+use crate::output::Output;
 
 /// The exit code of a process whose function panicked, as of a Rust program whose main panicked.
 const PANICKED: u8 = 101;
@@ -277,13 +278,13 @@ fn run(
     let requests = unsafe { fork::inherited(REQUESTS) };
     let link = requests.ok().map(|requests| Link::inherited(requests, supervisor));
     Context::become_child(identity, link, own);
-    let mut result = Vec::new();
+    let mut result = Output::within(Vec::new());
     // SAFETY: the id was made in a process of this build: the supervisor's build id was compared with the host's, and a child
     // that has exec'ed has compared its own with the supervisor's.
     #[allow(unsafe_code)]
     let trampoline = unsafe { function.trampoline() };
     let outcome = trampoline(argument, &mut result);
-    finish(channel, outcome, &result)
+    finish(channel, outcome, &result.finish().0)
 }
 
 /// Sends the outcome, runs this process's exit functions, and ends it.
