@@ -42,7 +42,7 @@ pub(crate) fn existing_arena() -> Option<&'static Arena> {
 }
 
 /// The most memory that pools keep for long messages, in bytes, and the part of what there is.
-const MOST_KEPT: u64 = 256 << 20;
+const MOST_KEPT: u64 = 1 << 30;
 const PART_KEPT: u64 = 16;
 
 /// While what this gives is there, pages of long messages are kept for the next ones, so that these need no new ones: at most [`MOST_KEPT`].

@@ -51,6 +51,11 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
+    /// In bytes.
+    pub(super) fn length(self) -> usize {
+        self.length as usize
+    }
+
     pub(super) const LENGTH: usize = 20;
 
     pub(super) fn to_bytes(self) -> [u8; Self::LENGTH] {

@@ -14,7 +14,7 @@ use super::stream::{Kept, Stream};
 use crate::function::FunctionId;
 use crate::{Error, Result, codec};
 
-/// The most bytes of arguments that are handed in at once.
+/// The most bytes of arguments that are handed in at once, those in shared memory included, unless workers would have to wait.
 const MOST_BYTES: usize = 1024 * 1024;
 
 /// The results of [`Pool::imap`] and [`Pool::imap_unordered`], each as it comes.
@@ -71,16 +71,24 @@ where
         }
         let Some(items) = &mut self.items else { return Ok(()) };
         let mut arguments = Arguments::default();
+        let mut bytes = 0;
         let mut refused = None;
         let mut ended = false;
-        while under_way + arguments.len() < window && arguments.bytes() < MOST_BYTES {
+        loop {
+            let count = under_way + arguments.len();
+            if count >= window || (count >= window / 8 && bytes >= MOST_BYTES) {
+                break;
+            }
             let Some(item) = items.next() else {
                 ended = true;
                 break;
             };
-            if let Err(reason) = arguments.push(&item) {
-                refused = Some(reason);
-                break;
+            match arguments.push(&item) {
+                Ok(length) => bytes += length,
+                Err(reason) => {
+                    refused = Some(reason);
+                    break;
+                }
             }
         }
         if ended {

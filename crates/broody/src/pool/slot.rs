@@ -184,7 +184,7 @@ impl Slot {
             }
         }
         let argument = |index| match &first {
-            Some(apart) if index == start => Argument::Apart(apart),
+            Some(apart) if index == start => Argument::Apart(apart.ticket()),
             _ => batch.argument(index),
         };
         let mut bytes = 0;
@@ -211,9 +211,9 @@ impl Slot {
                             draft.put(&(bytes.len() as u32).to_le_bytes());
                             draft.put(bytes);
                         }
-                        Argument::Apart(apart) => {
+                        Argument::Apart(ticket) => {
                             draft.put(&APART.to_le_bytes());
-                            draft.put(&apart.ticket().to_bytes());
+                            draft.put(&ticket.to_bytes());
                         }
                     }
                 }
