@@ -39,6 +39,7 @@ mod handle;
 mod helper;
 mod memory;
 mod output;
+mod plain;
 mod pool;
 mod process;
 mod queue;
