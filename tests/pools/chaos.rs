@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use broody::policy::Scheduling;
-use broody::{Error, Pid, Pool, Slice, StartMethod, TaskOptions};
+use broody::{Error, Parcel, Pid, Pool, Slice, StartMethod, TaskOptions};
 use broody_os::pidfd::PidFd;
 use broody_os::signals::{SIGCONT, SIGKILL, SIGSTOP};
 use broody_tests::{Random, observer, seed, within};
@@ -157,6 +157,58 @@ fn every_task_ends_once_by_spawn() {
 #[test]
 fn every_task_ends_once_by_fork() {
     every_task_ends_once(METHODS[2]);
+}
+
+/// A task's long argument comes back longer, with what was beside it.
+fn lengthen((number, mut bytes, parcel): (u64, Vec<u8>, Parcel)) -> (Vec<f64>, Parcel) {
+    assert!(parcel.buffers.iter().all(|buffer| buffer.iter().all(|byte| *byte == number as u8)));
+    bytes.extend_from_slice(&parcel.head);
+    let numbers = bytes.iter().map(|byte| f64::from(*byte)).collect();
+    let mut buffers = parcel.buffers;
+    buffers.push(Slice::new(&vec![number as u8; 100_000]).unwrap());
+    (numbers, Parcel { head: bytes, buffers })
+}
+
+#[test]
+fn long_arguments_and_results_are_whole_or_gone_when_workers_die() {
+    const LONG: usize = 80_000;
+    let argument = |number: u64| {
+        let byte = number as u8;
+        let buffers = vec![Slice::new(&vec![byte; 200_000]).unwrap()];
+        (number, vec![byte; LONG], Parcel { head: vec![byte; LONG], buffers })
+    };
+    let check = |number: u64, (numbers, parcel): (Vec<f64>, Parcel)| {
+        assert!(numbers == vec![f64::from(number as u8); 2 * LONG]);
+        assert!(parcel.head == vec![number as u8; 2 * LONG]);
+        assert_eq!(parcel.buffers.len(), 2);
+        assert!(parcel.buffers.iter().all(|buffer| buffer.iter().all(|byte| *byte == number as u8)));
+    };
+    let seed = number_from("BROODY_CHAOS_SEED").unwrap_or_else(seed);
+    eprintln!("BROODY_CHAOS_SEED={seed}");
+    // Without memory a task panics.
+    let options = TaskOptions::new().retries(10_000).retry_errors(true);
+    let pool = Pool::builder().workers(3).tasks(options).build().unwrap();
+    check(1, pool.apply(lengthen, argument(1)).unwrap());
+    let arena = observer();
+    let before = arena.objects();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let killer = Killer { pool: &pool, random: Random::new(seed), victims: Vec::new() };
+        let killer = scope.spawn(|| killer.rage(&over));
+        for round in 0..3 {
+            let numbers = || round * 20..round * 20 + 20;
+            let results = pool.map(lengthen, numbers().map(argument)).unwrap();
+            numbers().zip(results).for_each(|(number, result)| check(number, result));
+            let results = pool.imap(lengthen, numbers().map(argument)).unwrap();
+            numbers().zip(results).take(15).for_each(|(number, result)| check(number, result.unwrap()));
+        }
+        over.store(true, Ordering::Relaxed);
+        killer.join().unwrap();
+    });
+    pool.close().unwrap();
+    pool.join().unwrap();
+    within(super::PATIENCE, "the end of all objects", || arena.objects() <= before);
+    within(super::PATIENCE, "the end of all pages", || arena.allocated() < 8 << 20);
 }
 
 #[test]

@@ -56,7 +56,7 @@ pub use broody_os::proc::State;
 pub use broody_os::wait::{ExitStatus, Usage};
 /// What `Lock`, `Value` and `Array` ask of the data that they hold.
 pub use bytemuck;
-pub use data::{Array, ArrayGuard, Atomic, Blob, SharedMemory, Slice, Value, ValueGuard};
+pub use data::{Array, ArrayGuard, Atomic, Blob, Parcel, SharedMemory, Slice, Value, ValueGuard};
 pub use error::{Error, Result};
 pub use exit::{ExitFunction, at_exit, at_exit_with_priority};
 pub use pool::policy;
