@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use broody_shm::arena::{Arena, Held, Kind, Transit};
+use broody_shm::arena::{Arena, Held, Transit};
 use broody_shm::blob::{Blob, Draft};
 
 use crate::operation::{Operation, Outcome};
@@ -26,7 +26,7 @@ struct Stage {
 }
 
 fn stage(arena: &'static Arena) -> Stage {
-    let keeper = arena.allocate(Kind::Keeper, 0, 0).unwrap();
+    let keeper = arena.keep_pages(1 << 20).unwrap();
     Stage { arena, keeper, blob: None, host: arena.my_bits().unwrap(), made: RefCell::default() }
 }
 

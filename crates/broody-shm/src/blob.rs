@@ -37,12 +37,24 @@ impl Blob {
         Ok(Self { held })
     }
 
+    /// Makes a blob of these bytes.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn copy_of(arena: &'static Arena, bytes: &[u8]) -> Result<Self, ArenaError> {
+        Self::copy_as(arena, PLAIN, bytes)
+    }
+
     /// Makes a blob of these bytes for a message: its pages, once it is freed, are kept for the next message.
     ///
     /// # Errors
     /// As [`new`](Self::new).
     pub fn for_message(arena: &'static Arena, bytes: &[u8]) -> Result<Self, ArenaError> {
-        let mut draft = Draft::new(arena, bytes.len())?;
+        Self::copy_as(arena, MESSAGE, bytes)
+    }
+
+    fn copy_as(arena: &'static Arena, tag: u64, bytes: &[u8]) -> Result<Self, ArenaError> {
+        let mut draft = Draft::tagged(arena, tag, bytes.len())?;
         draft.extend(bytes);
         Ok(draft.finish().0)
     }
@@ -92,8 +104,12 @@ impl Draft {
     /// # Errors
     /// As [`Blob::new`].
     pub fn new(arena: &'static Arena, room: usize) -> Result<Self, ArenaError> {
+        Self::tagged(arena, MESSAGE, room)
+    }
+
+    fn tagged(arena: &'static Arena, tag: u64, room: usize) -> Result<Self, ArenaError> {
         let (kind, length) = (Kind::Blob, room as u64);
-        let request = Request { kind, length, tag: MESSAGE, parent: None, zeroed: false };
+        let request = Request { kind, length, tag, parent: None, zeroed: false };
         let (held, is_new) = arena.make_in(&request)?;
         Ok(Self { held, written: 0, is_new })
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use broody_os::{fork, limits};
 use broody_shm::ArenaError;
-use broody_shm::arena::{Arena, Held, Kind};
+use broody_shm::arena::{Arena, Held};
 
 use crate::Result;
 use crate::supervisor::server::ARENA;
@@ -49,8 +49,7 @@ const PART_KEPT: u64 = 16;
 pub(crate) fn keep_pages() -> Result<Arc<Held>> {
     let arena = arena()?;
     let part = limits::available_memory().map_or(0, |available| available / PART_KEPT);
-    arena.keep_at_most(part.min(MOST_KEPT));
-    Ok(arena.allocate(Kind::Keeper, 0, 0)?)
+    Ok(arena.keep_pages(part.min(MOST_KEPT))?)
 }
 
 /// Nothing is going on: what is kept goes back to the machine.

@@ -54,10 +54,12 @@ impl Output {
     }
 
     pub(crate) fn extend(&mut self, bytes: &[u8]) {
-        if bytes.len() > self.most - self.bytes.len() && self.spill(bytes.len()) && bytes.len() >= GATHERED {
-            if let Some(draft) = &mut self.draft {
-                return draft.extend(bytes);
-            }
+        if bytes.len() > self.most - self.bytes.len()
+            && self.spill(bytes.len())
+            && bytes.len() >= GATHERED
+            && let Some(draft) = &mut self.draft
+        {
+            return draft.extend(bytes);
         }
         self.bytes.extend_from_slice(bytes);
     }

@@ -39,7 +39,7 @@ pub enum Kind {
     Memory,
     /// A file with a name: the number and the name, which is removed with the last user.
     Named,
-    /// Nothing. While it is there, so are the pages that are kept for messages.
+    /// Nothing. While it is there, so are the pages that are kept for messages, at most as many bytes as its tag says.
     Keeper,
 }
 
@@ -107,7 +107,7 @@ impl Object {
 }
 
 /// The most bytes in pages that places of long messages keep for the next ones, until a queue or a keeper goes, unless
-/// [more is wanted](Arena::keep_at_most): messages that come one after the other need no new pages.
+/// [more is wanted](Arena::keep_pages): messages that come one after the other need no new pages.
 pub(super) const KEPT: u64 = 32 << 20;
 
 /// With fewer lines than this in use, nothing is cleaned up when the last object goes.
@@ -350,6 +350,17 @@ impl Locked<'_> {
         }
     }
 
+    /// What is kept is as much as others want.
+    fn before_keeper_goes(&self, index: u32) {
+        let arena = self.arena;
+        let others = (0..arena.used(&OBJECT_TABLE)).filter(|other| *other != index);
+        let keepers = others
+            .map(|other| arena.object(other))
+            .filter(|object| object.is_there() && object.kind() == Some(Kind::Keeper));
+        let most = keepers.map(|keeper| keeper.tag.load(Ordering::Relaxed)).fold(KEPT, u64::max);
+        arena.header().most_kept.store(most, Ordering::Relaxed);
+    }
+
     /// Frees an object that nobody holds, and what belonged to it alone.
     pub(super) fn free_object(&self, index: u32) {
         let object = self.arena.object(index);
@@ -363,6 +374,7 @@ impl Locked<'_> {
                 }
             }
             Some(Kind::Named) => self.arena.remove_name(index),
+            Some(Kind::Keeper) => self.before_keeper_goes(index),
             _ => {}
         }
         self.unname(index);

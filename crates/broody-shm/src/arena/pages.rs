@@ -22,11 +22,12 @@
 //! As long as any line is busy the tables do not begin anew, since that would give its place to others.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::layout::{OBJECT_TABLE, class_size, is_small};
-use super::objects::{Object, Request};
-use super::{Arena, Locked};
+use super::objects::{Kind, Object, Request};
+use super::{Arena, Held, Locked};
 use crate::ArenaError;
 use crate::owner::Owner;
 use crate::sync::{Deadline, Ordering};
@@ -105,9 +106,14 @@ impl Drop for Freed<'_> {
 }
 
 impl Arena {
-    /// Lets free places keep so many bytes in pages for messages, if it is more than before.
-    pub fn keep_at_most(&self, bytes: u64) {
+    /// While what this gives is there, free places keep at most so many bytes in pages for messages, or more if others want it.
+    ///
+    /// # Errors
+    /// [`ArenaError::TooMany`].
+    pub fn keep_pages(&'static self, bytes: u64) -> Result<Arc<Held>, ArenaError> {
+        let keeper = self.allocate(Kind::Keeper, 0, bytes)?;
         self.header().most_kept.fetch_max(bytes, Ordering::Relaxed);
+        Ok(keeper)
     }
 
     /// Gives the pages that are kept for messages back to the machine, unless others are at work with the arena.

@@ -46,9 +46,14 @@ const TELL: Duration = Duration::from_millis(50);
 
 enum Place {
     Missing,
-    Arena { start: usize, length: u32 },
+    Arena {
+        start: usize,
+        length: u32,
+    },
     WithObjects(Box<WithObjects>),
     Failed(Box<Failure>),
+    /// Nobody asks for it any more.
+    Taken,
 }
 
 impl Gather {
@@ -141,6 +146,18 @@ impl Gather {
         None
     }
 
+    /// As [`get_all`](Self::get_all), for who asks once: each goes as soon as it is decoded, so that no two copies of all are there at once.
+    pub(super) fn take_all<R: DeserializeOwned>(&self, function: &str) -> Result<Vec<R>> {
+        let mut state = lock(&self.state);
+        let count = state.places.len();
+        let take = |index| {
+            let result = state.get(index, function);
+            state.places[index] = Place::Taken;
+            result
+        };
+        (0..count).map(take).collect()
+    }
+
     /// Every result in order, or the first failure. All have come.
     pub(super) fn get_all<R: DeserializeOwned>(&self, function: &str) -> Result<Vec<R>> {
         let state = lock(&self.state);
@@ -167,7 +184,9 @@ impl State {
             Place::Arena { start, length } => &self.arena[*start..*start + *length as usize],
             Place::WithObjects(result) => result.open().map_err(undecodable)?,
             Place::Failed(failure) => return Err(failure.to_error(function)),
-            Place::Missing => return Err(Error::Invalid { what: "the task has no answer yet".to_owned() }),
+            Place::Missing | Place::Taken => {
+                return Err(Error::Invalid { what: "the task has no answer yet".to_owned() });
+            }
         };
         codec::decode(bytes).map_err(undecodable)
     }
