@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use broody::policy::Scheduling;
-use broody::{Error, Parcel, Pid, Pool, Slice, StartMethod, TaskOptions};
+use broody::{Error, Pid, Pool, Slice, StartMethod, TaskOptions};
 use broody_os::pidfd::PidFd;
 use broody_os::signals::{SIGCONT, SIGKILL, SIGSTOP};
 use broody_tests::{Random, observer, seed, within};
@@ -159,29 +159,29 @@ fn every_task_ends_once_by_fork() {
     every_task_ends_once(METHODS[2]);
 }
 
-/// A task's long argument comes back longer, with what was beside it.
-fn lengthen((number, mut bytes, parcel): (u64, Vec<u8>, Parcel)) -> (Vec<f64>, Parcel) {
-    assert!(parcel.buffers.iter().all(|buffer| buffer.iter().all(|byte| *byte == number as u8)));
-    bytes.extend_from_slice(&parcel.head);
-    let numbers = bytes.iter().map(|byte| f64::from(*byte)).collect();
-    let mut buffers = parcel.buffers;
-    buffers.push(Slice::new(&vec![number as u8; 100_000]).unwrap());
-    (numbers, Parcel { head: bytes, buffers })
+/// Long bytes, and longer ones beside them.
+type Message = (Vec<u8>, Vec<Slice<u8>>);
+
+/// A task's long argument comes back longer.
+fn lengthen((number, (mut bytes, mut slices)): (u64, Message)) -> (Vec<f64>, Message) {
+    assert!(slices.iter().all(|slice| slice.iter().all(|byte| *byte == number as u8)));
+    bytes.extend_from_within(..);
+    slices.push(Slice::new(&vec![number as u8; 100_000]).unwrap());
+    (bytes.iter().map(|byte| f64::from(*byte)).collect(), (bytes, slices))
 }
 
 #[test]
 fn long_arguments_and_results_are_whole_or_gone_when_workers_die() {
     const LONG: usize = 80_000;
     let argument = |number: u64| {
-        let byte = number as u8;
-        let buffers = vec![Slice::new(&vec![byte; 200_000]).unwrap()];
-        (number, vec![byte; LONG], Parcel { head: vec![byte; LONG], buffers })
+        let slice = Slice::new(&vec![number as u8; 200_000]).unwrap();
+        (number, (vec![number as u8; LONG], vec![slice]))
     };
-    let check = |number: u64, (numbers, parcel): (Vec<f64>, Parcel)| {
+    let check = |number: u64, (numbers, (bytes, slices)): (Vec<f64>, Message)| {
         assert!(numbers == vec![f64::from(number as u8); 2 * LONG]);
-        assert!(parcel.head == vec![number as u8; 2 * LONG]);
-        assert_eq!(parcel.buffers.len(), 2);
-        assert!(parcel.buffers.iter().all(|buffer| buffer.iter().all(|byte| *byte == number as u8)));
+        assert!(bytes == vec![number as u8; 2 * LONG]);
+        assert_eq!(slices.iter().map(|slice| slice.len()).collect::<Vec<_>>(), [200_000, 100_000]);
+        assert!(slices.iter().all(|slice| slice.iter().all(|byte| *byte == number as u8)));
     };
     let seed = number_from("BROODY_CHAOS_SEED").unwrap_or_else(seed);
     eprintln!("BROODY_CHAOS_SEED={seed}");

@@ -32,6 +32,7 @@ mod boot;
 mod codec;
 mod context;
 mod data;
+pub mod embed;
 mod error;
 mod exit;
 mod function;
@@ -56,7 +57,7 @@ pub use broody_os::proc::State;
 pub use broody_os::wait::{ExitStatus, Usage};
 /// What `Lock`, `Value` and `Array` ask of the data that they hold.
 pub use bytemuck;
-pub use data::{Array, ArrayGuard, Atomic, Blob, Parcel, SharedMemory, Slice, Value, ValueGuard};
+pub use data::{Array, ArrayGuard, Atomic, Blob, SharedMemory, Slice, Value, ValueGuard};
 pub use error::{Error, Result};
 pub use exit::{ExitFunction, at_exit, at_exit_with_priority};
 pub use pool::policy;

@@ -5,7 +5,6 @@ mod atomic;
 mod blob;
 mod guardian;
 mod memory;
-mod parcel;
 mod slice;
 mod value;
 
@@ -15,6 +14,5 @@ pub use blob::Blob;
 pub(crate) use guardian::Guardian;
 pub use memory::SharedMemory;
 pub(crate) use memory::leave_names;
-pub use parcel::Parcel;
 pub use slice::Slice;
 pub use value::{Value, ValueGuard};
