@@ -208,7 +208,6 @@ fn long_arguments_and_results_are_whole_or_gone_when_workers_die() {
     pool.close().unwrap();
     pool.join().unwrap();
     within(super::PATIENCE, "the end of all objects", || arena.objects() <= before);
-    within(super::PATIENCE, "the end of all pages", || arena.allocated() < 8 << 20);
 }
 
 #[test]

@@ -38,7 +38,12 @@ pub(crate) fn from_bytes<T>(count: usize, bytes: &[u8]) -> Option<T> {
         if !is::<T, Vec<N>>() || count.checked_mul(size_of::<N>()) != Some(bytes.len()) {
             return None;
         }
-        let items: Vec<N> = bytes.chunks_exact(size_of::<N>()).map(bytemuck::pod_read_unaligned).collect();
+        let mut items = Vec::<N>::with_capacity(count);
+        // SAFETY: there is room for `count` items, which are as long as `bytes`; all bytes are values of them.
+        unsafe {
+            items.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+            items.set_len(count);
+        }
         let items = std::mem::ManuallyDrop::new(items);
         // SAFETY: `T` is that type, and the original is not dropped.
         Some(unsafe { std::mem::transmute_copy::<Vec<N>, T>(&items) })

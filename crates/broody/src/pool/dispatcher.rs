@@ -199,6 +199,8 @@ impl Shared {
         let mut ready = Vec::with_capacity(64);
         let mut look = LOOK;
         let mut start_at = Instant::now();
+        // How many answers there were, and since when.
+        let mut answered = (0, start_at);
         loop {
             let starting = {
                 let mut schedule = self.schedule();
@@ -208,8 +210,15 @@ impl Shared {
                 }
                 schedule.release_delayed(clock::monotonic());
                 schedule.hand_out();
+                let answers = schedule.ledger.counts.done;
+                if answers != answered.0 {
+                    answered = (answers, Instant::now());
+                }
                 if start_at <= Instant::now() { schedule.claim_starts() } else { Vec::new() }
             };
+            if answered.1.elapsed() >= BOUND {
+                memory::give_kept_back();
+            }
             for (number, seat) in starting {
                 let started = self.launch(number, seat).map_err(|error| error.to_string());
                 let mut schedule = self.schedule();
@@ -224,10 +233,6 @@ impl Shared {
             }
             if ready.is_empty() && !limit.is_zero() {
                 look = (look * 2).min(LOOK_AT_LAST);
-            }
-            if ready.is_empty() && limit >= BOUND {
-                // Nothing was going on for so long.
-                memory::give_kept_back();
             }
             for number in ready.drain(..).filter(|token| *token != DOORBELL) {
                 self.bury(number);
