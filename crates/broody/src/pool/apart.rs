@@ -51,12 +51,13 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    /// In bytes.
+    /// Of a ticket, in bytes.
+    pub(super) const LENGTH: usize = 20;
+
+    /// Of the argument, in bytes.
     pub(super) fn length(self) -> usize {
         self.length as usize
     }
-
-    pub(super) const LENGTH: usize = 20;
 
     pub(super) fn to_bytes(self) -> [u8; Self::LENGTH] {
         let mut bytes = [0; Self::LENGTH];
