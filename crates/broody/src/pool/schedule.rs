@@ -468,7 +468,7 @@ impl Schedule {
 
     /// Whether there may be too few workers for the tasks.
     pub(super) fn must_grow(&mut self) -> bool {
-        self.staff.least < self.staff.most && self.missing() > 0
+        (self.staff.least < self.staff.most || self.staff.spares > 0) && self.missing() > 0
     }
 
     /// Whether a task was handed out whose limit, or whose turn, may be over before the pool's thread wakes.
@@ -622,7 +622,7 @@ impl Schedule {
     pub(super) fn stats(&self) -> Stats {
         Stats {
             workers: self.slots.len(),
-            paused: self.slots.values().filter(|slot| slot.is_paused()).count(),
+            paused: self.paused(),
             waiting: self.waiting.len(),
             leased: self.slots.values().map(Slot::outstanding).sum(),
             ..self.ledger.counts
@@ -648,13 +648,17 @@ impl Schedule {
         self.waiting.is_empty() && self.delayed.is_empty() && self.slots.values().all(|slot| slot.load() == 0)
     }
 
+    fn paused(&self) -> usize {
+        self.slots.values().filter(|slot| slot.is_paused()).count()
+    }
+
     /// How many workers there are too few.
     pub(super) fn missing(&mut self) -> usize {
         if self.is_over() || self.wind_down() {
             return 0;
         }
         let tasks = self.waiting.len() + self.slots.values().map(Slot::outstanding).sum::<usize>();
-        self.staff.wanted(tasks).saturating_sub(self.at_work() + self.starting.len())
+        self.staff.wanted(tasks, self.paused()).saturating_sub(self.at_work() + self.starting.len())
     }
 
     /// The numbers and seats of workers to start now. The caller starts them, and says so with [`settle`](Self::settle).

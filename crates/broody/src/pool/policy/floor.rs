@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn who_cannot_be_displaced_keeps_its_quantum() {
-        let mut policy = Mlfq::new(2, ms(10), ms(10_000)).unwrap();
+        let mut policy = Mlfq::new(3, ms(10), ms(10_000)).unwrap();
         let mut floor = Floor::new(1, 1);
         floor.add(&mut policy, fresh(0), ms(0));
         floor.turn(&mut policy, ms(0));
