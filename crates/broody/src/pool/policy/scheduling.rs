@@ -52,13 +52,13 @@ impl Scheduling {
         Self::RoundRobin { quantum: Duration::from_millis(20) }
     }
 
-    /// Three levels: turns of 10 ms, of 20 ms, and the bottom; and a boost each second.
+    /// Three levels: turns of 8 ms, of 16 ms, and the bottom (the example of Silberschatz, Operating System Concepts); and a boost each second.
     ///
-    /// What takes less than 10 ms is never stopped. Until it is at the bottom a task runs for 30 ms. A boost is rare enough to leave the
+    /// What takes less than 8 ms is never stopped. Until it is at the bottom a task runs for 24 ms. A boost is rare enough to leave the
     /// long ones most of the time at the bottom, where they run one after the other, and frequent enough that none is held up for what a
     /// person calls long.
     pub fn mlfq() -> Self {
-        Self::Mlfq { levels: 3, quantum: Duration::from_millis(10), boost: Duration::from_secs(1) }
+        Self::Mlfq { levels: 3, quantum: Duration::from_millis(8), boost: Duration::from_secs(1) }
     }
 
     /// A policy of the caller's own.
