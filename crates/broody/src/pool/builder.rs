@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use broody_os::{fork, limits};
+use broody_os::limits;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -270,7 +270,7 @@ impl PoolBuilder {
             }
         });
         let thread = Mutex::new(Some(thread));
-        Ok(Pool { shared, options: self.tasks, terms, thread, at_exit, owner: fork::pid() })
+        Ok(Pool { shared, options: self.tasks, terms, thread, at_exit })
     }
 
     fn staff(&self) -> Result<Staff> {

@@ -9,16 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use broody_os::clock;
 use broody_os::events::{Epoll, EventFd, Trigger};
+use broody_os::{Pid, clock};
 
-use super::batch::Sink;
+use super::batch::Gathered;
 use super::completion::{Callback, Callbacks, Locked};
-use super::gather::Gather;
 use super::plan::Recipe;
 use super::room::Bound;
 use super::schedule::{Schedule, Standing};
 use super::slot::{self, Slot};
+use crate::context::Context;
 use crate::helper;
 use crate::{Error, Result};
 
@@ -50,6 +50,7 @@ pub(super) struct Shared {
     epoll: Epoll,
     name: String,
     recipe: Recipe,
+    owner: Pid,
 }
 
 impl Shared {
@@ -75,6 +76,7 @@ impl Shared {
             epoll,
             name,
             recipe,
+            owner: Context::current().pid,
         };
         let mut schedule = shared.schedule();
         for (number, seat) in schedule.claim_starts() {
@@ -129,6 +131,16 @@ impl Shared {
         self.callbacks.run(callback);
     }
 
+    /// Whether this is the process that made the pool; `what` is what somebody wants to use.
+    pub(super) fn check_owner(&self, what: &'static str) -> Result<()> {
+        // Not asked from the kernel: a fork takes the context away.
+        let here = Context::current().pid;
+        if here == self.owner {
+            return Ok(());
+        }
+        Err(Error::WrongProcess { what, owner: self.owner, here })
+    }
+
     /// Starts the thread.
     pub(super) fn start(self: &Arc<Self>) -> std::io::Result<std::thread::JoinHandle<()>> {
         let theirs = self.clone();
@@ -154,15 +166,14 @@ impl Shared {
         }
     }
 
-    /// Waits for the answers of `gather`, at most until `deadline`. Whether they have come.
+    /// Waits for the answers of `batch`, at most until `deadline`. Whether they have come.
     ///
     /// The calling thread sleeps at the doorbell of the worker that has the task, and takes the answer itself: the way over the
     /// pool's thread would be one more wake. Where that is not to be had, it waits for the pool's thread.
-    pub(super) fn wait(&self, gather: &Arc<Gather>, deadline: Option<Instant>) -> bool {
-        let sink: Arc<dyn Sink> = gather.clone();
+    pub(super) fn wait(&self, batch: &Gathered, deadline: Option<Instant>) -> bool {
         loop {
             // Also for one that is done: its worker's doorbell may have been reserved.
-            let place = self.schedule().begin_sleep(&sink);
+            let place = self.schedule().begin_sleep(batch.batch());
             if let Some((number, worker)) = place {
                 let limit =
                     deadline.map_or(BOUND, |deadline| deadline.saturating_duration_since(Instant::now()));
@@ -172,10 +183,10 @@ impl Shared {
                 if schedule.must_watch() {
                     self.nudge();
                 }
-            } else if !gather.is_complete() {
-                return gather.wait(deadline);
+            } else if !batch.is_complete() {
+                return batch.wait(deadline);
             }
-            if gather.is_complete() {
+            if batch.is_complete() {
                 return true;
             }
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {

@@ -7,7 +7,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Pool;
-use super::batch::{Answer, Arguments, Batch, Sink};
+use super::arguments::Many;
+use super::batch::{Answer, Batch};
 use super::failure::Failure;
 use super::options::Terms;
 use super::stream::{Kept, Stream};
@@ -70,7 +71,7 @@ where
             return Ok(());
         }
         let Some(items) = &mut self.items else { return Ok(()) };
-        let mut arguments = Arguments::default();
+        let mut arguments = Many::default();
         let mut refused = None;
         let mut ended = false;
         while under_way + arguments.len() < window && arguments.bytes() < MOST_BYTES {
@@ -87,24 +88,15 @@ where
             self.items = None;
         }
         let (first, count) = (self.handed_in, arguments.len());
-        let sink: Arc<dyn Sink> = self.stream.clone();
         let mut schedule = self.pool.shared.schedule();
         // Refused only when the pool is over: then the iterator is as well.
         let task = schedule
             .admit(count + usize::from(refused.is_some()), true)
             .inspect_err(|_| self.items = None)?;
         if count > 0 {
-            schedule.submit(
-                Batch::new(
-                    (self.function, self.function_name),
-                    self.terms.clone(),
-                    arguments,
-                    sink,
-                    first,
-                    task,
-                ),
-                false,
-            );
+            let kind = schedule.kinds.of(self.function, self.function_name, self.terms.clone());
+            let batch = Batch::streamed(kind, arguments.into(), (self.stream.clone(), first), task);
+            schedule.submit(Arc::new(batch), false);
             self.pool.shared.nudge_if_needed(&mut schedule);
         }
         drop(schedule);

@@ -4,6 +4,7 @@
 //! host knows exactly which task is where. See [`schedule`] for who gets what and what a death leaves, [`worker`] for the other
 //! side, and the crate `broody-shm` for the rings and leases between them.
 
+mod arguments;
 mod asynchronous;
 mod batch;
 mod builder;
@@ -13,7 +14,9 @@ mod dispatcher;
 mod events;
 mod failure;
 mod gather;
+mod held;
 mod imap;
+mod kind;
 mod objects;
 mod options;
 mod pace;
@@ -51,7 +54,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use broody_os::{Pid, fork};
+use broody_os::Pid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -95,7 +98,6 @@ pub struct Pool {
     terms: Arc<Terms>,
     thread: Mutex<Option<JoinHandle<()>>>,
     at_exit: ExitFunction,
-    owner: Pid,
 }
 
 impl Pool {
@@ -358,11 +360,7 @@ impl Pool {
     }
 
     fn check_owner(&self) -> Result<()> {
-        let here = fork::pid();
-        if here == self.owner {
-            return Ok(());
-        }
-        Err(Error::WrongProcess { what: "pool", owner: self.owner, here })
+        self.shared.check_owner("pool")
     }
 }
 

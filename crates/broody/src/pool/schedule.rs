@@ -19,9 +19,10 @@ use broody_os::{Pid, clock};
 use broody_shm::duplex::Duplex;
 
 use super::Undone;
-use super::batch::{Answer, Batch, Run, Sink};
+use super::batch::{Answer, Batch, Run};
 use super::events::{Event, Events, Listeners, Stats, What};
 use super::failure::Failure;
+use super::kind::Kinds;
 use super::pace::Paces;
 use super::policy::{Job, Policy};
 use super::slot::{Offer, Slot};
@@ -104,6 +105,7 @@ impl Ord for Delayed {
 pub(super) struct Schedule {
     pub(super) standing: Standing,
     pub(super) waiting: Waiting,
+    pub(super) kinds: Kinds,
     /// Where tasks take turns; else each runs to its end.
     pub(super) turns: Option<Turns>,
     /// How long a turn is at first.
@@ -145,6 +147,7 @@ impl Schedule {
         Self {
             standing: Standing::Open,
             waiting: Waiting::new(policy),
+            kinds: Kinds::default(),
             turns: quantum.map(|_| Turns::new(staff.most)),
             quantum: quantum.unwrap_or(Duration::MAX),
             slots: BTreeMap::new(),
@@ -205,8 +208,7 @@ impl Schedule {
     /// Puts tasks at the end of the queue and hands out what can be handed out.
     ///
     /// If the calling thread is going to wait for it (`awaited`), [`begin_sleep`](Self::begin_sleep) must follow.
-    pub(super) fn submit(&mut self, batch: Batch, awaited: bool) {
-        let batch = Arc::new(batch);
+    pub(super) fn submit(&mut self, batch: Arc<Batch>, awaited: bool) {
         let run = Run::whole(batch.clone());
         let (task, tasks) = (batch.task(0), run.len());
         self.listeners.tell(|| What::Queued { task, tasks, function: batch.name });
@@ -259,17 +261,17 @@ impl Schedule {
         }
     }
 
-    /// A place for the calling thread to sleep until the worker that has a task of `sink` has published something; the worker's
+    /// A place for the calling thread to sleep until the worker that has a task of `batch` has published something; the worker's
     /// number, for [`end_sleep`](Self::end_sleep). `None` if no worker has one, or another thread sleeps there.
-    pub(super) fn begin_sleep(&mut self, sink: &Arc<dyn Sink>) -> Option<(u64, Duplex)> {
+    pub(super) fn begin_sleep(&mut self, batch: &Arc<Batch>) -> Option<(u64, Duplex)> {
         // The task may have moved on from the worker that it was given to first, or be done.
-        for slot in self.slots.values_mut().filter(|slot| !slot.can_be_waited_for(sink)) {
+        for slot in self.slots.values_mut().filter(|slot| !slot.can_be_waited_for(batch)) {
             if slot.end_reservation() {
                 slot.drain(&mut self.ledger);
             }
         }
         self.try_again();
-        let (number, slot) = self.slots.iter_mut().find(|(_, slot)| slot.can_be_waited_for(sink))?;
+        let (number, slot) = self.slots.iter_mut().find(|(_, slot)| slot.can_be_waited_for(batch))?;
         match slot.begin_sleep() {
             Some(place) => Some((*number, place)),
             None => {
@@ -447,16 +449,16 @@ impl Schedule {
         self.try_again();
     }
 
-    /// Ends the tasks of a sink that run, and takes back those that do not. Gives those that run: their answers come when their workers have
+    /// Ends the tasks of a batch that run, and takes back those that do not. Gives those that run: their answers come when their workers have
     /// ended. The others get none from here.
-    pub(super) fn cancel(&mut self, sink: &Arc<dyn Sink>) -> Vec<u64> {
-        let theirs = |slot: &Slot| slot.has_any_for(sink);
+    pub(super) fn cancel(&mut self, batch: &Arc<Batch>) -> Vec<usize> {
+        let theirs = |slot: &Slot| slot.has_any_of(batch);
         let numbers: Vec<u64> =
             self.slots().filter(|(_, slot)| theirs(slot)).map(|(number, _)| number).collect();
         for number in numbers {
-            self.end_task(number, Verdict::Cancelled, |_, run| run.batch.goes_to(sink));
+            self.end_task(number, Verdict::Cancelled, |_, run| Arc::ptr_eq(&run.batch, batch));
         }
-        self.slots.values().filter_map(|slot| slot.running_for(sink)).collect()
+        self.slots.values().filter_map(|slot| slot.running_of(batch)).collect()
     }
 
     /// Puts tasks back that were to wait until `now`.

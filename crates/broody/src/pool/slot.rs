@@ -12,7 +12,7 @@ use broody_os::{clock, memory as memfd, proc, signals, socket};
 use broody_shm::Corrupt;
 use broody_shm::duplex::{Begun, Duplex, Host, LEASES};
 
-use super::batch::{Answer, Run, Sink};
+use super::batch::{Answer, Batch, Run};
 use super::failure::Failure;
 use super::objects::WithObjects;
 use super::options::Terms;
@@ -174,13 +174,14 @@ impl Slot {
     pub(super) fn offer(&mut self, run: &Run, most: usize, reserve: bool) -> Offer {
         let (batch, start) = (&run.batch, run.range.start);
         let function = batch.function;
-        if batch.argument(start).len() > LONGEST {
-            return self.offer_apart(run);
+        let arguments = batch.arguments();
+        if arguments.get(start).len() > LONGEST {
+            return self.offer_apart(run, arguments.get(start));
         }
         let mut bytes = 0;
         let mut end = start;
         while end < run.range.end && end - start < most {
-            bytes += 4 + batch.argument(end).len();
+            bytes += 4 + arguments.get(end).len();
             if bytes > LONGEST + 4 {
                 break;
             }
@@ -193,7 +194,7 @@ impl Slot {
             Ok(Some(mut draft)) => {
                 draft.put(&header);
                 for index in start..end {
-                    let argument = batch.argument(index);
+                    let argument = arguments.get(index);
                     draft.put(&(argument.len() as u32).to_le_bytes());
                     draft.put(argument);
                 }
@@ -215,13 +216,13 @@ impl Slot {
     }
 
     /// Gives it one task whose argument is too long for the ring.
-    fn offer_apart(&mut self, run: &Run) -> Offer {
+    fn offer_apart(&mut self, run: &Run, argument: &[u8]) -> Offer {
         // Only to a worker that has nothing else: what is not begun may have to be taken back, and a descriptor on its way cannot.
         if !self.frames.is_empty() {
             return Offer::Full;
         }
         let (frame, start) = (self.next_frame, run.range.start);
-        let memory = match memfd::create_with("broody-argument", run.batch.argument(start)) {
+        let memory = match memfd::create_with("broody-argument", argument) {
             Ok(memory) => memory,
             Err(error) => return Offer::Unsendable(error.to_string()),
         };
@@ -370,9 +371,9 @@ impl Slot {
         self.corrupt || self.has_sleeper || self.link.incoming.is_empty()
     }
 
-    /// Whether it has a task of this sink, and no thread waits for it yet.
-    pub(super) fn can_be_waited_for(&self, sink: &Arc<dyn Sink>) -> bool {
-        !self.has_sleeper && self.has_any_for(sink)
+    /// Whether it has a task of this batch, and no thread waits for it yet.
+    pub(super) fn can_be_waited_for(&self, batch: &Arc<Batch>) -> bool {
+        !self.has_sleeper && self.has_any_of(batch)
     }
 
     /// If a thread was about to sleep here and did not: the doorbell is the pool's thread's again. Whether that was so; what is new has to
@@ -553,15 +554,15 @@ impl Slot {
         self.sentence
     }
 
-    /// The index in the sink of the task that it runs, if it goes there.
-    pub(super) fn running_for(&self, sink: &Arc<dyn Sink>) -> Option<u64> {
+    /// The index in the batch of the task that it runs, if it is one of that.
+    pub(super) fn running_of(&self, batch: &Arc<Batch>) -> Option<usize> {
         let (task, run) = self.at_hand()?;
-        run.batch.goes_to(sink).then(|| run.batch.index_in_sink(run.range.start + task.index))
+        Arc::ptr_eq(&run.batch, batch).then_some(run.range.start + task.index)
     }
 
-    /// Whether it has tasks that go there.
-    pub(super) fn has_any_for(&self, sink: &Arc<dyn Sink>) -> bool {
-        self.frames.iter().any(|leased| leased.run.batch.goes_to(sink))
+    /// Whether it has tasks of this batch.
+    pub(super) fn has_any_of(&self, batch: &Arc<Batch>) -> bool {
+        self.frames.iter().any(|leased| Arc::ptr_eq(&leased.run.batch, batch))
     }
 
     /// How many of its tasks it has not begun.

@@ -6,7 +6,7 @@ use std::sync::{Condvar, Mutex};
 
 use broody_os::memory::SealedBytes;
 
-use super::batch::{Answer, Sink};
+use super::batch::Answer;
 use super::failure::Failure;
 use super::objects::WithObjects;
 use crate::context::lock;
@@ -71,12 +71,14 @@ impl Stream {
     }
 }
 
-impl Sink for Stream {
-    fn is_cancelled(&self) -> bool {
+impl Stream {
+    /// Whether the caller has gone.
+    pub(super) fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Relaxed)
     }
 
-    fn deliver(&self, index: u64, answer: Answer<'_>) {
+    /// The answer of the task `index`, counted from the first one of this stream. Comes exactly once for each.
+    pub(super) fn deliver(&self, index: u64, answer: Answer<'_>) {
         let kept = match answer {
             Answer::Returned(record) => {
                 let mut bytes = Vec::with_capacity(record.len());
