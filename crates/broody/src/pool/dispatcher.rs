@@ -159,9 +159,9 @@ impl Shared {
         self.doorbell.signal();
     }
 
-    /// As [`nudge`](Self::nudge), if the thread has to look at workers by itself from now on.
+    /// As [`nudge`](Self::nudge), if the thread would not look soon enough at workers or at the clock, or is to start workers.
     pub(super) fn nudge_if_needed(&self, schedule: &mut Schedule) {
-        if schedule.must_look() || schedule.must_watch() || schedule.must_grow() {
+        if schedule.must_begin_to_look() | schedule.must_watch() | schedule.must_grow() {
             self.nudge();
         }
     }
@@ -180,7 +180,7 @@ impl Shared {
                 worker.doorbell().sleep(limit);
                 let mut schedule = self.schedule();
                 schedule.end_sleep(number);
-                if schedule.must_watch() {
+                if schedule.must_begin_to_look() | schedule.must_watch() {
                     self.nudge();
                 }
             } else if !batch.is_complete() {
@@ -253,7 +253,8 @@ impl Shared {
         }
         let now = clock::monotonic();
         let again = schedule.watch(now);
-        let limit = if schedule.must_look() { look } else { BOUND };
+        schedule.looks = schedule.must_look();
+        let limit = if schedule.looks { look } else { BOUND };
         // What is due has just been done: what is due still can wait for a moment.
         let limit = again.map_or(limit, |again| limit.min(again.saturating_sub(now).max(MOMENT)));
         schedule.sleeps_until = now + limit;

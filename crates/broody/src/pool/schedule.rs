@@ -124,8 +124,9 @@ pub(super) struct Schedule {
     delayed: BinaryHeap<Delayed>,
     /// When the first limit may be over of the tasks that were handed out since the pool's thread was last told.
     soonest_limit: Option<Duration>,
-    /// Until when the pool's thread sleeps, at most.
+    /// Until when the pool's thread sleeps, at most, and whether it will look at workers by itself then.
     pub(super) sleeps_until: Duration,
+    pub(super) looks: bool,
     next_task: u64,
     /// The batch that is being handed in by a thread that will wait for it.
     awaited: Option<Arc<Batch>>,
@@ -161,6 +162,7 @@ impl Schedule {
             delayed: BinaryHeap::new(),
             soonest_limit: None,
             sleeps_until: Duration::ZERO,
+            looks: false,
             next_task: 0,
             awaited: None,
             streams: 0,
@@ -473,14 +475,16 @@ impl Schedule {
         (self.staff.least < self.staff.most || self.staff.spares > 0) && self.missing() > 0
     }
 
-    /// Whether a task was handed out whose limit, or whose turn, may be over before the pool's thread wakes.
+    /// Whether a task was handed out whose limit, or whose turn, may be over before the pool's thread wakes. The caller nudges it then.
     pub(super) fn must_watch(&mut self) -> bool {
-        if self.next_turn().is_some_and(|turn| turn < self.sleeps_until) {
-            return true;
-        }
+        let due = [self.next_turn(), self.soonest_limit.take()].into_iter().flatten().min();
         // It looks anew when it wakes: until then one nudge is enough.
-        let soonest = self.soonest_limit.take();
-        soonest.is_some_and(|limit| limit < self.sleeps_until)
+        due.filter(|due| *due < self.sleeps_until).inspect(|due| self.sleeps_until = *due).is_some()
+    }
+
+    /// Whether the pool's thread does not look at workers by itself, and has to from now on. The caller nudges it then.
+    pub(super) fn must_begin_to_look(&mut self) -> bool {
+        !self.looks && self.must_look() && !std::mem::replace(&mut self.looks, true)
     }
 
     /// The worker `number` has ended with `status`. Gives the dead worker, which its owner drops without the lock.
