@@ -74,7 +74,8 @@ enum Place {
         start: usize,
         length: u32,
     },
-    /// Of a single task. Boxed twice, so that a place is no larger than it has to be.
+    /// Of a single task.
+    #[expect(clippy::box_collection, reason = "a place is as small as can be")]
     Alone(Box<Vec<u8>>),
     Apart(Box<SealedBytes>),
     WithObjects(Box<WithObjects>),
