@@ -32,6 +32,7 @@ fn wait(set: &mut [PollFd<'_>], deadline: Option<Instant>) -> Result<()> {
         let limit = deadline.map(|at| timespec(at.saturating_duration_since(Instant::now())));
         match rustix::event::poll(set, limit.as_ref()) {
             Ok(_) => return Ok(()),
+            Err(Errno::INTR) if crate::interrupt::interrupted() => return Ok(()),
             Err(Errno::INTR) => continue,
             Err(error) => return Err(Error::new("poll", error)),
         }
@@ -93,6 +94,12 @@ pub enum Trigger {
 /// A set of descriptors to wait for, each with a token of the caller's.
 #[derive(Debug)]
 pub struct Epoll(OwnedFd);
+
+impl AsFd for Epoll {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl Epoll {
     /// An empty set.

@@ -167,6 +167,17 @@ fn close_from(first: RawFd) {
     }
 }
 
+/// Closes the descriptors in `range`, except `left`.
+///
+/// # Safety
+/// As [`keep_only`], for those in the range.
+pub unsafe fn close_between(range: std::ops::Range<RawFd>, left: &[RawFd]) {
+    for fd in range.filter(|fd| !left.contains(fd)) {
+        // SAFETY: the caller's; a number that is not open is refused.
+        unsafe { libc::close(fd) };
+    }
+}
+
 /// Takes ownership of the inherited descriptor `raw` and makes it close-on-exec, or says that it is not open.
 ///
 /// # Safety

@@ -24,6 +24,10 @@ pub fn wait(word: &AtomicU32, value: u32, limit: Duration) -> Woken {
     };
     match futex::wait(word, Flags::empty(), value, Some(&limit)) {
         Err(rustix::io::Errno::TIMEDOUT) => Woken::TimedOut,
+        Err(rustix::io::Errno::INTR) => {
+            crate::interrupt::interrupted();
+            Woken::Perhaps
+        }
         // A signal and a changed value both mean: look again.
         _ => Woken::Perhaps,
     }

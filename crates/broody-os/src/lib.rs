@@ -29,6 +29,7 @@ pub mod events;
 pub mod fork;
 pub mod futex;
 pub mod image;
+pub mod interrupt;
 pub mod limits;
 pub mod memory;
 pub mod named;

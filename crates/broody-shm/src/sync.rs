@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
+use broody_os::interrupt;
+
 use crate::owner::Owner;
 
 /// An atomic word of 32 bits.
@@ -100,13 +102,18 @@ pub enum Deadline {
     At(Instant),
     /// Never.
     Never,
+    /// At this time, if there is one, or when a [signal](broody_os::interrupt) has come.
+    OrSignal(Option<Instant>),
 }
 
 impl Deadline {
-    /// After `limit`; what is too far away for the clock is never.
+    /// After `limit`; what is too far away for the clock is never. In a thread whose waits signals end, also then.
     pub fn after(limit: Duration) -> Self {
         if limit.is_zero() {
             return Deadline::Now;
+        }
+        if interrupt::is_watched() {
+            return Deadline::OrSignal(Instant::now().checked_add(limit));
         }
         Instant::now().checked_add(limit).map_or(Deadline::Never, Deadline::At)
     }
@@ -115,6 +122,9 @@ impl Deadline {
     pub(crate) fn not_before(self, grace: Duration) -> Self {
         match (self, Self::after(grace)) {
             (Deadline::At(time), Deadline::At(earliest)) => Deadline::At(time.max(earliest)),
+            (Deadline::OrSignal(Some(time)), Deadline::At(earliest) | Deadline::OrSignal(Some(earliest))) => {
+                Deadline::At(time.max(earliest))
+            }
             (Deadline::Now, earliest) => earliest,
             (other, _) => other,
         }
@@ -124,7 +134,10 @@ impl Deadline {
     pub(crate) fn within(self, limit: Duration) -> Self {
         match (self, Self::after(limit)) {
             (Deadline::At(time), Deadline::At(latest)) => Deadline::At(time.min(latest)),
-            (Deadline::Never, latest) => latest,
+            (Deadline::OrSignal(Some(time)), Deadline::OrSignal(Some(latest))) => {
+                Deadline::OrSignal(Some(time.min(latest)))
+            }
+            (Deadline::Never | Deadline::OrSignal(None), latest) => latest,
             (other, _) => other,
         }
     }
@@ -134,7 +147,9 @@ impl Deadline {
         match self {
             Deadline::Now => Some(Duration::ZERO),
             Deadline::At(time) => Some(time.saturating_duration_since(Instant::now())),
-            Deadline::Never => None,
+            Deadline::OrSignal(_) if interrupt::is_raised() => Some(Duration::ZERO),
+            Deadline::OrSignal(Some(time)) => Some(time.saturating_duration_since(Instant::now())),
+            Deadline::Never | Deadline::OrSignal(None) => None,
         }
     }
 

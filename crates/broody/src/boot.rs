@@ -19,6 +19,10 @@ use crate::{Error, Result};
 /// Tells an exec'ed program what it is.
 pub(crate) const VARIABLE: &str = "BROODY_BOOT";
 
+/// The variable's value in a process of a [runtime](crate::embed).
+pub(crate) const TEMPLATE: &str = "template:runtime";
+pub(crate) const EMBEDDED_CHILD: &str = "child:runtime";
+
 static INITIALIZED: AtomicBool = AtomicBool::new(false);
 
 /// What a program was exec'ed as.
@@ -35,6 +39,14 @@ impl Role {
         match self {
             Role::Supervisor => format!("supervisor:{place}"),
             Role::Child => format!("child:{place}"),
+        }
+    }
+
+    /// The value for a program whose main begins with [`init`], whatever this one is.
+    pub(crate) fn token_of_program(self) -> String {
+        match self {
+            Role::Supervisor => "supervisor:init".to_owned(),
+            Role::Child => "child:init".to_owned(),
         }
     }
 
@@ -82,8 +94,13 @@ fn turn_into(place: &str) {
     crate::context::prepare();
     match role {
         Role::Supervisor => server::run(),
-        Role::Child => child::resume(),
+        Role::Child => broody_os::fork::exit_now(child::resume()),
     }
+}
+
+/// A runtime takes the place of [`init`].
+pub(crate) fn set_initialized() {
+    INITIALIZED.store(true, Ordering::Relaxed);
 }
 
 /// Runs before main. In almost every process it looks at one environment variable and returns.

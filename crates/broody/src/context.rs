@@ -14,10 +14,11 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock};
 use broody_os::{Pid, fork};
 use broody_shm::duplex::Duplex;
 
+use crate::embed;
 use crate::exit::ExitFunctions;
 use crate::process::Shared;
 use crate::reaper::Reaper;
-use crate::supervisor::link::Link;
+use crate::supervisor::link::{Kind, Link};
 use crate::supervisor::protocol::Identity;
 use crate::watcher::Watcher;
 
@@ -29,7 +30,9 @@ pub(crate) struct Context {
     pub(crate) exit_functions: Mutex<ExitFunctions>,
     /// Descriptors that came with the start of this process and that its function has not taken yet.
     pub(crate) own_descriptors: Mutex<Vec<OwnedFd>>,
+    /// To the supervisor; programs of a [runtime](crate::embed) also have one to their template.
     link: Mutex<Option<Arc<Link>>>,
+    template: Mutex<Option<Arc<Link>>>,
     reaper: OnceLock<Option<Reaper>>,
     watcher: Watcher,
     numbers: AtomicU64,
@@ -87,7 +90,7 @@ impl Context {
                 // Acquire as above; stored by the thread that forked, or by none.
                 let before = Self::borrow(BEFORE.load(Ordering::Acquire));
                 let identity = before.map_or_else(Identity::main, |context| context.identity.clone());
-                Self::install(Self::new(identity, None, Vec::new()))
+                Self::install(Self::new(identity, Vec::new()))
             }
         }
     }
@@ -98,20 +101,27 @@ impl Context {
     }
 
     /// Makes this process the child `identity`.
-    pub(crate) fn become_child(identity: Identity, link: Option<Arc<Link>>, own: Vec<OwnedFd>) {
-        let made = Box::into_raw(Box::new(Self::new(identity, link, own)));
+    pub(crate) fn become_child(
+        identity: Identity,
+        links: impl IntoIterator<Item = (Kind, Arc<Link>)>,
+        own: Vec<OwnedFd>,
+    ) {
+        let context = Self::new(identity, own);
+        links.into_iter().for_each(|(kind, link)| *lock(context.slot(kind)) = Some(link));
+        let made = Box::into_raw(Box::new(context));
         // Release: pairs with the acquire in `current`.
         CURRENT.store(made, Ordering::Release);
     }
 
-    fn new(identity: Identity, link: Option<Arc<Link>>, own: Vec<OwnedFd>) -> Self {
+    fn new(identity: Identity, own: Vec<OwnedFd>) -> Self {
         Self {
             pid: fork::pid(),
             identity,
             children: Mutex::default(),
             exit_functions: Mutex::default(),
             own_descriptors: Mutex::new(own),
-            link: Mutex::new(link),
+            link: Mutex::default(),
+            template: Mutex::default(),
             reaper: OnceLock::new(),
             watcher: Watcher::default(),
             numbers: AtomicU64::new(1),
@@ -151,12 +161,12 @@ impl Context {
     }
 
     /// The connection to the supervisor, which is started if there is none or the last one is lost.
-    pub(crate) fn link(&self) -> crate::Result<Arc<Link>> {
-        let mut link = lock(&self.link);
+    pub(crate) fn link(&self, kind: Kind) -> crate::Result<Arc<Link>> {
+        let mut link = lock(self.slot(kind));
         if let Some(link) = link.as_ref().filter(|link| !link.is_lost()) {
             return Ok(link.clone());
         }
-        let new = Link::start()?;
+        let new = Link::start(kind)?;
         *link = Some(new.clone());
         drop(link);
         if let Some(reaper) = self.reaper() {
@@ -168,13 +178,21 @@ impl Context {
 
     /// As [`link`](Self::link), having looked that the supervisor lives.
     pub(crate) fn living_link(&self) -> crate::Result<Arc<Link>> {
-        let link = self.link()?;
-        if link.check() { self.link() } else { Ok(link) }
+        let link = self.link(Kind::Native)?;
+        if link.check() { self.link(Kind::Native) } else { Ok(link) }
     }
 
-    /// The connection to a supervisor that this process has, if it has one.
-    pub(crate) fn existing_link(&self) -> Option<Arc<Link>> {
-        lock(&self.link).clone()
+    /// The connections to supervisors that this process has.
+    pub(crate) fn existing_links(&self) -> impl Iterator<Item = (Kind, Arc<Link>)> {
+        let existing = |kind| Some((kind, lock(self.slot(kind)).clone()?));
+        [Kind::Template, Kind::Native].into_iter().filter_map(existing)
+    }
+
+    fn slot(&self, kind: Kind) -> &Mutex<Option<Arc<Link>>> {
+        match kind {
+            Kind::Template if embed::runtime().is_some() => &self.template,
+            _ => &self.link,
+        }
     }
 
     /// The supervisor was ended from outside: if there are children of `fork`, which live on, they get a new one.

@@ -106,7 +106,7 @@ pub(crate) fn at_program_exit() {
     let Some(context) = Context::existing() else { return };
     run_all();
     crate::memory::leave();
-    if let Some(link) = context.existing_link() {
+    for (_, link) in context.existing_links() {
         link.quit();
     }
 }

@@ -73,6 +73,9 @@ impl Outgoing {
     }
 }
 
+const NOT_SENT: &str =
+    "a shared object can be sent only as an argument at a process's start or through a queue or pipe";
+
 thread_local! {
     /// Why a handle was not encoded or decoded: the codec has no place for a reason.
     static PROBLEM: RefCell<Option<String>> = const { RefCell::new(None) };
@@ -93,6 +96,19 @@ pub(crate) fn collect<T>(encode: impl FnOnce() -> T) -> (T, Outgoing) {
     let outer = Collection::begin();
     let value = encode();
     (value, outer.end())
+}
+
+/// What was collected before goes along with what is being collected now.
+pub(crate) fn add(objects: Outgoing) -> Result<(), &'static str> {
+    if objects.transit.is_none() && objects.is_empty() {
+        return Ok(());
+    }
+    if COLLECTING.get() == Collecting::No {
+        return Err(NOT_SENT);
+    }
+    COLLECTING.set(Collecting::Something);
+    OUTGOING.with_borrow_mut(|outgoing| outgoing.extend(objects));
+    Ok(())
 }
 
 thread_local! {
@@ -184,9 +200,7 @@ struct Encoded {
 pub(crate) fn serialize<S: Serializer>(held: &Arc<Held>, serializer: S) -> Result<S::Ok, S::Error> {
     use serde::ser::Error;
     if COLLECTING.get() == Collecting::No {
-        let reason =
-            "a shared object can be sent only as an argument at a process's start or through a queue or pipe";
-        return Err(problem(reason, S::Error::custom));
+        return Err(problem(NOT_SENT, S::Error::custom));
     }
     let hold = OUTGOING.with_borrow_mut(|outgoing| {
         let hold = held.send().map_err(|error| problem(error, S::Error::custom))?;

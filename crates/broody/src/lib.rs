@@ -32,6 +32,7 @@ mod boot;
 mod codec;
 mod context;
 mod data;
+pub mod embed;
 mod error;
 mod exit;
 mod function;

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use broody_os::events;
+use broody_os::{events, interrupt};
 
 use crate::queue::{BytesQueue, Connection, JoinableBytesQueue, JoinableQueue, Queue, Receiver};
 use crate::sync::{BoundedSemaphore, Event, Semaphore};
@@ -113,7 +113,9 @@ pub fn wait(things: &[&dyn Waitable], limit: Option<Duration>) -> Result<Vec<usi
             })
             .collect();
         // What was ready may have been taken meanwhile by others: then only the caller's own time counts.
-        if !ready.is_empty() || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        let is_over =
+            || interrupt::is_raised() || deadline.is_some_and(|deadline| deadline <= Instant::now());
+        if !ready.is_empty() || is_over() {
             return Ok(ready);
         }
     }

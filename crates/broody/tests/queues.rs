@@ -60,7 +60,7 @@ fn what_others_take_between_two_looks_does_not_end_the_wait() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
-                event.set();
+                event.set().unwrap();
                 event.clear();
             }
         });

@@ -65,6 +65,15 @@ impl<R> AsyncResult<R> {
         self.decode().map(Some)
     }
 
+    /// Waits until it is over, at most for `limit`. Whether it is.
+    ///
+    /// # Errors
+    /// [`WrongProcess`](crate::Error::WrongProcess) in a fork of the pool's process.
+    pub fn wait_timeout(&self, limit: Duration) -> Result<bool> {
+        self.check_owner()?;
+        Ok(self.pool.wait(&self.batch, Instant::now().checked_add(limit)))
+    }
+
     /// Whether it is over, with a result or an error.
     pub fn ready(&self) -> bool {
         self.batch.is_complete()

@@ -94,7 +94,7 @@ impl<'pool> With<'pool> {
     ///
     /// # Errors
     /// As [`Pool::imap`], and [`Invalid`](Error::Invalid) for options that cannot be.
-    pub fn imap<F, A, R, I>(&self, function: F, items: I) -> Result<Imap<'pool, I::IntoIter, R>>
+    pub fn imap<F, A, R, I>(&self, function: F, items: I) -> Result<Imap<I::IntoIter, R>>
     where
         F: Fn(A) -> R + Copy + Send + 'static,
         A: Serialize + DeserializeOwned,
@@ -108,7 +108,7 @@ impl<'pool> With<'pool> {
     ///
     /// # Errors
     /// As [`imap`](Self::imap).
-    pub fn imap_unordered<F, A, R, I>(&self, function: F, items: I) -> Result<Imap<'pool, I::IntoIter, R>>
+    pub fn imap_unordered<F, A, R, I>(&self, function: F, items: I) -> Result<Imap<I::IntoIter, R>>
     where
         F: Fn(A) -> R + Copy + Send + 'static,
         A: Serialize + DeserializeOwned,
@@ -153,7 +153,7 @@ impl<'pool> With<'pool> {
         Ok(AsyncResult::one(self.pool.shared.clone(), self.submit(function, [argument], awaited)?))
     }
 
-    fn stream<F, A, R, I>(&self, function: F, items: I, ordered: bool) -> Result<Imap<'pool, I::IntoIter, R>>
+    fn stream<F, A, R, I>(&self, function: F, items: I, ordered: bool) -> Result<Imap<I::IntoIter, R>>
     where
         F: Fn(A) -> R + Copy + Send + 'static,
         A: Serialize + DeserializeOwned,

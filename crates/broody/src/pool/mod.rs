@@ -159,7 +159,7 @@ impl Pool {
     ///
     /// # Errors
     /// For a pool that takes no tasks, as [`map`](Self::map).
-    pub fn imap<F, A, R, I>(&self, function: F, items: I) -> Result<Imap<'_, I::IntoIter, R>>
+    pub fn imap<F, A, R, I>(&self, function: F, items: I) -> Result<Imap<I::IntoIter, R>>
     where
         F: Fn(A) -> R + Copy + Send + 'static,
         A: Serialize + DeserializeOwned,
@@ -173,7 +173,7 @@ impl Pool {
     ///
     /// # Errors
     /// As [`imap`](Self::imap).
-    pub fn imap_unordered<F, A, R, I>(&self, function: F, items: I) -> Result<Imap<'_, I::IntoIter, R>>
+    pub fn imap_unordered<F, A, R, I>(&self, function: F, items: I) -> Result<Imap<I::IntoIter, R>>
     where
         F: Fn(A) -> R + Copy + Send + 'static,
         A: Serialize + DeserializeOwned,
@@ -349,6 +349,20 @@ impl Pool {
             let _ = thread.join();
         }
         Ok(())
+    }
+
+    /// As [`join`](Self::join), for at most `limit`. Whether the workers have ended.
+    ///
+    /// # Errors
+    /// As [`join`](Self::join).
+    pub fn join_timeout(&self, limit: Duration) -> Result<bool> {
+        self.check_owner()?;
+        if self.shared.schedule().standing != Standing::Open
+            && !self.shared.await_end(Instant::now().checked_add(limit))
+        {
+            return Ok(false);
+        }
+        self.join().map(|()| true)
     }
 
     /// The workers' pids, for tests and monitoring: a worker may be gone, and another in its place, at any time.

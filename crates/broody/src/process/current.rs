@@ -121,10 +121,14 @@ pub fn cpu_count() -> usize {
     limits::cpu_count()
 }
 
+/// All descriptors that this process was started with; once.
+pub(crate) fn take_all_own_descriptors() -> Vec<OwnedFd> {
+    std::mem::take(&mut *lock(&Context::current().own_descriptors))
+}
+
 /// The descriptors that this process was started with for its function's own use; once.
 pub(crate) fn take_own_descriptors<const N: usize>() -> Result<[OwnedFd; N]> {
-    let own = std::mem::take(&mut *lock(&Context::current().own_descriptors));
-    own.try_into().map_err(|own: Vec<_>| Error::Invalid {
+    take_all_own_descriptors().try_into().map_err(|own: Vec<_>| Error::Invalid {
         what: format!("this function needs {N} descriptors of its own and was started with {}", own.len()),
     })
 }

@@ -30,13 +30,13 @@ use serde::de::DeserializeOwned;
 use super::builder::Builder;
 use super::launch::identity;
 use super::shared::{Birth, Shared};
-use super::{Child, StartMethod};
+use super::{Child, Process, StartMethod};
 use crate::context::Context;
 use crate::function::{self, Outcome};
 use crate::supervisor::child;
-use crate::supervisor::link::{Link, PATIENCE};
+use crate::supervisor::link::{Kind, Link, PATIENCE};
 use crate::supervisor::protocol::{self, Arrived, Identity, Notice, Request};
-use crate::{Error, Result, codec, memory};
+use crate::{Error, Result, codec, embed, memory};
 
 /// Starts `function` in a fork of this process.
 pub(super) fn start<R, F>(how: &Builder, function: F) -> Result<Child<R>>
@@ -44,10 +44,42 @@ where
     R: Serialize + DeserializeOwned,
     F: FnOnce() -> R,
 {
+    match divide(how.given_name(), how.is_daemon())? {
+        Side::Parent(child) => Ok(Child::new(child, function::name_of::<F>())),
+        Side::Child(channel) => {
+            function::record_panics();
+            let mut result = Vec::new();
+            let outcome = function::catch_panic(|| {
+                codec::encode_into(&function(), &mut result)
+                    .map_or_else(Outcome::BadResult, |()| Outcome::Returned)
+            });
+            let outcome = outcome.unwrap_or_else(|panicked| panicked);
+            fork::exit_now(child::finish(channel, outcome, &result))
+        }
+    }
+}
+
+/// Forks this process. `None` in the child.
+pub(crate) fn fork_here(name: &str, daemon: bool) -> Result<Option<Process>> {
+    match divide(Some(name), daemon)? {
+        Side::Parent(child) => Ok(Some(Process::new(child))),
+        Side::Child(_) => Ok(None),
+    }
+}
+
+/// Which side of a fork this is.
+enum Side {
+    Parent(Arc<Shared>),
+    /// Settled in, with its channel.
+    Child(OwnedFd),
+}
+
+fn divide(name: Option<&str>, daemon: bool) -> Result<Side> {
     let context = Context::current();
     let number = context.next_number();
-    let identity = identity(context, how.given_name(), how.is_daemon(), StartMethod::Fork, number);
+    let identity = identity(context, name, daemon, StartMethod::Fork, number);
     let link = context.living_link()?;
+    let links: Vec<_> = context.existing_links().collect();
     let (ours, theirs) = socket::pair()?;
     let parent = fork::pid();
     let tied = link.is_inherited() && fork::is_main_thread();
@@ -61,14 +93,14 @@ where
     fork::flush_c_streams();
     // SAFETY: what the closure may rely on after a fork is its writer's business, as the documentation of this start method
     // says. What this crate does in the child takes no lock of the parent's: its context is new.
-    let forked = unsafe { fork::fork() }
+    let forked = unsafe { embed::fork() }
         .map_err(|error| Error::Start { name: identity.name.clone(), reason: error.to_string() })?;
     drop(stdout);
     match forked {
         Fork::Child => {
             drop(ours);
-            let newborn = Newborn { identity, link, channel: theirs, parent, tied, frozen };
-            newborn.run(function)
+            let newborn = Newborn { identity, links, channel: theirs, parent, tied, frozen };
+            Ok(Side::Child(newborn.settle_in()))
         }
         Fork::Parent(pid) => {
             drop(theirs);
@@ -79,13 +111,13 @@ where
                 pid,
                 pidfd,
                 method: StartMethod::Fork,
-                daemon: how.is_daemon(),
+                daemon,
                 tied,
                 channel: ours,
                 link,
                 early: Vec::new(),
             };
-            Ok(Child::new(Shared::register(birth, number), function::name_of::<F>()))
+            Ok(Side::Parent(Shared::register(birth, number)))
         }
     }
 }
@@ -93,7 +125,8 @@ where
 /// The child, before its function.
 struct Newborn {
     identity: Identity,
-    link: Arc<Link>,
+    /// Each supervisor that it may ask for children has to know it.
+    links: Vec<(Kind, Arc<Link>)>,
     channel: OwnedFd,
     parent: Pid,
     /// It dies with the thread that forks it.
@@ -103,33 +136,39 @@ struct Newborn {
 }
 
 impl Newborn {
-    fn run<R: Serialize>(self, function: impl FnOnce() -> R) -> ! {
-        let Newborn { identity, link, channel, parent, tied, frozen } = self;
-        if let Err(error) = settle_in(&link, &channel, parent, tied, frozen) {
+    fn settle_in(self) -> OwnedFd {
+        let Newborn { identity, links, channel, parent, tied, frozen } = self;
+        if let Err(error) = settle_in(&links, &channel, parent, tied, frozen) {
             child::give_up(&channel, error.to_string());
         }
         if identity.named {
             fork::set_thread_name(&identity.name);
         }
-        Context::become_child(identity, Some(link), Vec::new());
-        function::record_panics();
-        let mut result = Vec::new();
-        let outcome = function::catch_panic(|| {
-            codec::encode_into(&function(), &mut result)
-                .map_or_else(Outcome::BadResult, |()| Outcome::Returned)
-        });
-        child::finish(channel, outcome.unwrap_or_else(|panicked| panicked), &result)
+        Context::become_child(identity, links, Vec::new());
+        channel
     }
 }
 
-fn settle_in(link: &Link, channel: &OwnedFd, parent: Pid, tied: bool, frozen: Option<Frozen>) -> Result<()> {
+fn settle_in(
+    links: &[(Kind, Arc<Link>)],
+    channel: &OwnedFd,
+    parent: Pid,
+    tied: bool,
+    frozen: Option<Frozen>,
+) -> Result<()> {
     if tied {
         fork::die_with_parent_thread()?;
     }
     SignalSet::empty().block_exactly();
     environment::silence_stream(0)?;
     let (pid, pidfd) = (fork::pid(), PidFd::myself()?);
-    link.request(&Request::Adopt { pid, parent }, &[], [pidfd.as_fd()])?;
+    for (kind, link) in links {
+        let told = link.request(&Request::Adopt { pid, parent }, &[], [pidfd.as_fd()]);
+        // A template that is gone has nothing to look after.
+        if *kind == Kind::Native {
+            told?;
+        }
+    }
     // It may have died before the supervisor knew.
     if fork::parent_pid() != parent {
         fork::exit_now(child::NOT_STARTED);

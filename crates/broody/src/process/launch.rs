@@ -15,9 +15,9 @@ use super::shared::{Birth, Shared};
 use crate::context::Context;
 use crate::function::FunctionId;
 use crate::handle::Outgoing;
-use crate::supervisor::link::{Link, PATIENCE};
-use crate::supervisor::protocol::{self, Arrived, Identity, Notice, Parent, Request, Start, Stream};
-use crate::{Error, Result};
+use crate::supervisor::link::{Kind, Link, PATIENCE};
+use crate::supervisor::protocol::{self, Arrived, Identity, Notice, Parent, Program, Request, Start, Stream};
+use crate::{Error, Result, embed};
 
 /// What to start.
 pub(crate) struct Launch<'a> {
@@ -41,11 +41,13 @@ impl Launch<'_> {
         let identity = identity(context, self.name, self.daemon, self.method, number);
         let argument = protocol::apart("broody-argument", self.argument)?;
         let holds = outgoing.holds().iter().map(|hold| (hold.index, hold.use_number)).collect();
+        let exec = self.method == StartMethod::Spawn;
         let start = Start {
             identity: identity.clone(),
             number,
             function: self.function,
-            exec: self.method == StartMethod::Spawn,
+            exec,
+            program: embed::runtime().filter(|_| exec).map(Program::of),
             argument_apart: argument.is_some(),
             environment: false,
             directory: false,
@@ -54,12 +56,13 @@ impl Launch<'_> {
             holds,
         };
         let attempt = |link: &Arc<Link>| self.ask(link, start.clone(), argument.as_ref());
-        let link = context.link()?;
+        let kind = if exec { Kind::Native } else { Kind::Template };
+        let link = context.link(kind)?;
         let (link, channel) = match attempt(&link) {
             Ok(channel) => (link, channel),
             // It died before it could take the request.
             Err(Error::SupervisorLost { .. }) => {
-                let link = context.link()?;
+                let link = context.link(kind)?;
                 let channel = attempt(&link)?;
                 (link, channel)
             }
@@ -146,7 +149,8 @@ pub(super) fn identity(
 ) -> Identity {
     let ours = &context.identity;
     let given = name.map(str::to_owned);
-    let named = given.is_some();
+    // A runtime's processes keep its name in ps: it is what their users look for.
+    let named = given.is_some() && embed::runtime().is_none();
     let name = given.unwrap_or_else(|| match ours.parent {
         None => format!("Process-{number}"),
         Some(_) => format!("{}:{number}", ours.name),

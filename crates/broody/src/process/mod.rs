@@ -5,9 +5,9 @@
 
 mod builder;
 mod current;
-mod fork;
+pub(crate) mod fork;
 mod handle;
-mod launch;
+pub(crate) mod launch;
 mod shared;
 
 pub use builder::{Builder, Prepared};
@@ -17,7 +17,7 @@ pub use current::{
 pub use handle::{Child, Process};
 
 pub(crate) use builder::Objects;
-pub(crate) use current::take_own_descriptors;
+pub(crate) use current::{take_all_own_descriptors, take_own_descriptors};
 pub(crate) use launch::Launch;
 pub(crate) use shared::{REPORT, Shared};
 

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant, SystemTime};
 use broody_os::memory::SealedBytes;
 use broody_os::pidfd::PidFd;
 use broody_os::wait::{self, ExitStatus, Reaped, Usage};
-use broody_os::{Pid, events, fork};
+use broody_os::{Pid, events, fork, interrupt};
 
 use super::StartMethod;
 use crate::context::{Context, lock};
 use crate::function::Outcome;
-use crate::supervisor::link::Link;
+use crate::supervisor::link::{Kind, Link};
 use crate::supervisor::protocol::{self, Arrived, Message, Notice, Request};
 use crate::{Error, Result};
 
@@ -264,7 +264,7 @@ impl Shared {
             if self.settle() || enough(self)? {
                 return Ok(true);
             }
-            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            if interrupt::is_raised() || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return Ok(false);
             }
             self.sleep(deadline)?;
@@ -340,8 +340,11 @@ impl Shared {
         }
         if !self.settle() {
             // A forked child belongs to whichever supervisor this process has now.
-            let link =
-                if self.method == StartMethod::Fork { &Context::current().link()? } else { &self.link };
+            let link = if self.method == StartMethod::Fork {
+                &Context::current().link(Kind::Native)?
+            } else {
+                &self.link
+            };
             link.request(&Request::Detach { pid: self.pid }, &[], [])?;
             lock(&self.progress).detached = true;
             lock(&Context::current().children).remove(&self.number);

@@ -5,18 +5,19 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 use broody_os::memory::{self, SealedBytes};
 use broody_os::signals::SignalSet;
 use broody_os::{Pid, environment, fork, image};
 use serde::{Deserialize, Serialize};
 
-use super::link::Link;
-use super::protocol::{self, Arrived, Identity, Message, Notice, Request, Start, Stream};
+use super::link::{Kind, Link};
+use super::protocol::{self, Arrived, Identity, Message, Notice, Program, Request, Start, Stream};
 use super::server::{ARENA, Inherited, REQUESTS};
-use crate::boot;
 use crate::context::Context;
 use crate::function::{FunctionId, Outcome};
+use crate::{boot, embed};
 
 /// The exit code of a process whose function panicked, as of a Rust program whose main panicked.
 const PANICKED: u8 = 101;
@@ -37,6 +38,8 @@ struct Baton {
     function: FunctionId,
     supervisor: Pid,
     build_id: Vec<u8>,
+    /// The supervisor is a runtime's template.
+    is_template: bool,
     own: u8,
     argument: usize,
 }
@@ -69,7 +72,7 @@ pub(crate) fn wait(inherited: &Inherited, socket: OwnedFd) -> ! {
     fork::set_thread_name("broody-spare");
     // SAFETY: this process uses only what is kept, and standard streams.
     #[allow(unsafe_code)]
-    let kept = settle_in(inherited).and_then(|()| unsafe { fork::keep_only(CHANNEL, vec![socket], false) });
+    let kept = settle_in(inherited).and_then(|()| unsafe { keep_only(inherited, vec![socket], false) });
     let asked = kept.and_then(|kept| match kept.first() {
         Some(socket) => protocol::receive::<Request>(socket, true),
         None => Ok(Arrived::Closed),
@@ -108,7 +111,9 @@ fn go_on(
     let spare = fork::duplicate(&channel);
     match become_child(inherited, start, argument, channel, descriptors) {
         Ok((start, argument, channel, own)) => {
-            run(start.identity, start.function, &argument, channel, own, inherited.supervisor)
+            let supervisor = (inherited.supervisor, embed::runtime().is_some());
+            let code = run(start.identity, start.function, &argument, channel, own, supervisor);
+            fork::exit_now(code)
         }
         Err(error) => match spare {
             Ok(channel) => give_up(&channel, error.to_string()),
@@ -186,12 +191,31 @@ fn become_child(
     keep.extend(descriptors);
     // SAFETY: this process does not go on as the supervisor; it uses only what is kept, and standard streams.
     #[allow(unsafe_code)]
-    let mut kept = unsafe { fork::keep_only(CHANNEL, keep, start.exec)?.into_iter() };
+    let mut kept = unsafe { keep_only(inherited, keep, start.exec)?.into_iter() };
     inherited.restore_limit();
     if start.exec {
-        return Err(exec());
+        return Err(exec(start.program));
     }
     Ok((start, argument, kept.next().ok_or_else(missing)?, kept.collect()))
+}
+
+/// Closes every descriptor but these, the standard streams, and what children of a runtime's template have from it.
+///
+/// # Safety
+/// As [`fork::keep_only`].
+#[allow(unsafe_code)]
+unsafe fn keep_only(
+    inherited: &Inherited,
+    keep: Vec<OwnedFd>,
+    exec: bool,
+) -> broody_os::Result<Vec<OwnedFd>> {
+    let highest = inherited.foreign.iter().max().copied().filter(|_| !exec).unwrap_or(ARENA);
+    // SAFETY: the caller's.
+    unsafe {
+        let kept = fork::keep_only(highest + 1, keep, exec)?;
+        fork::close_between(CHANNEL..highest, &inherited.foreign);
+        Ok(kept)
+    }
 }
 
 fn baton(inherited: &Inherited, start: &Start, argument: &[u8]) -> broody_os::Result<OwnedFd> {
@@ -199,7 +223,11 @@ fn baton(inherited: &Inherited, start: &Start, argument: &[u8]) -> broody_os::Re
         identity: start.identity.clone(),
         function: start.function,
         supervisor: inherited.supervisor,
-        build_id: image::build_id().0,
+        build_id: start
+            .program
+            .as_ref()
+            .map_or_else(|| image::build_id().0, |program| program.build_id.clone()),
+        is_template: embed::runtime().is_some(),
         own: start.own,
         argument: argument.len(),
     };
@@ -210,7 +238,7 @@ fn baton(inherited: &Inherited, start: &Start, argument: &[u8]) -> broody_os::Re
 }
 
 /// Execs the program anew; returns only on failure. The request socket and the arena are put where exec leaves them open.
-fn exec() -> broody_os::Error {
+fn exec(program: Option<Program>) -> broody_os::Error {
     for number in [REQUESTS, ARENA] {
         // SAFETY: they are at their numbers in every child, and whoever owns them in this process is gone after exec.
         #[allow(unsafe_code)]
@@ -220,13 +248,22 @@ fn exec() -> broody_os::Error {
             return error;
         }
     }
-    let arguments: Vec<_> = std::env::args_os().collect();
-    let token = boot::Role::Child.token();
-    environment::exec(&image::executable(), &arguments, &environment::variables(), (boot::VARIABLE, &token))
+    let variables = environment::variables();
+    match program {
+        Some(Program { path, arguments, .. }) => {
+            let token = (boot::VARIABLE, boot::EMBEDDED_CHILD);
+            environment::exec(Path::new(&path), &arguments, &variables, token)
+        }
+        None => {
+            let arguments: Vec<_> = std::env::args_os().collect();
+            let token = boot::Role::Child.token();
+            environment::exec(&image::executable(), &arguments, &variables, (boot::VARIABLE, &token))
+        }
+    }
 }
 
-/// In a program that was exec'ed as a child.
-pub(crate) fn resume() -> ! {
+/// In a program that was exec'ed as a child. Gives the exit code.
+pub(crate) fn resume() -> u8 {
     let baton = || -> broody_os::Result<_> {
         // SAFETY: these are the descriptors that `become_child` kept; nothing here owns them yet.
         #[allow(unsafe_code)]
@@ -260,23 +297,29 @@ pub(crate) fn resume() -> ! {
     let own = own.collect();
     warm_up();
     crate::memory::expect_inherited();
-    run(baton.identity, baton.function, argument, channel, own, baton.supervisor)
+    let Baton { identity, function, supervisor, is_template, .. } = baton;
+    run(identity, function, argument, channel, own, (supervisor, is_template))
 }
 
-/// Runs the function and ends the process.
+/// Runs the function and all that comes after it; gives the exit code. The supervisor's pid comes with whether it is a runtime's template.
 fn run(
     identity: Identity,
     function: FunctionId,
     argument: &[u8],
     channel: OwnedFd,
     own: Vec<OwnedFd>,
-    supervisor: Pid,
-) -> ! {
+    (supervisor, is_template): (Pid, bool),
+) -> u8 {
     // SAFETY: the request socket is at its number in every child, and nothing here owns it yet.
     #[allow(unsafe_code)]
     let requests = unsafe { fork::inherited(REQUESTS) };
     let link = requests.ok().map(|requests| Link::inherited(requests, supervisor));
-    Context::become_child(identity, link, own);
+    let links = link.into_iter().flat_map(|link| {
+        // A template does everything that a native supervisor does.
+        let also = is_template.then(|| (Kind::Template, link.clone()));
+        also.into_iter().chain([(Kind::Native, link)])
+    });
+    Context::become_child(identity, links, own);
     let mut result = Vec::new();
     // SAFETY: the id was made in a process of this build: the supervisor's build id was compared with the host's, and a child
     // that has exec'ed has compared its own with the supervisor's.
@@ -286,15 +329,15 @@ fn run(
     finish(channel, outcome, &result)
 }
 
-/// Sends the outcome, runs this process's exit functions, and ends it.
-pub(crate) fn finish(channel: OwnedFd, outcome: Outcome, result: &[u8]) -> ! {
-    let code = if matches!(outcome, Outcome::Panicked { .. }) { PANICKED } else { 0 };
+/// Sends the outcome and runs this process's exit functions; gives the exit code.
+pub(crate) fn finish(channel: OwnedFd, outcome: Outcome, result: &[u8]) -> u8 {
+    let panicked = matches!(outcome, Outcome::Panicked { .. });
     send_outcome(&channel, outcome, result);
     // An exit function that panics has printed its message; the others still run.
     let _ = catch_unwind(AssertUnwindSafe(crate::exit::run_all));
     crate::memory::leave();
     flush();
-    fork::exit_now(code)
+    if panicked { PANICKED } else { embed::exit_code() }
 }
 
 fn send_outcome(channel: &OwnedFd, outcome: Outcome, result: &[u8]) {

@@ -1,8 +1,9 @@
 //! A process's connection to the supervisor of its program.
 
+use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,11 +16,20 @@ use serde::Serialize;
 
 use super::protocol::{self, Arrived, Message, Request, Start, Stream, Welcome};
 use crate::boot::{self, Role};
-use crate::{Error, Result, memory};
+use crate::{Error, Result, embed, memory};
 
 /// How long an answer of the supervisor is waited for. Far more than it takes on a loaded machine: only a stopped
 /// supervisor is silent for so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Which supervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The program itself, or a runtime's native one.
+    Native,
+    /// The template of a [runtime](crate::embed).
+    Template,
+}
 
 /// A connection to the supervisor. All processes of a program send on one socket; answers come on the channel of each start.
 #[derive(Debug)]
@@ -76,7 +86,7 @@ impl Differences {
 
 impl Link {
     /// Starts a supervisor for this process.
-    pub(crate) fn start() -> Result<Arc<Self>> {
+    pub(crate) fn start(kind: Kind) -> Result<Arc<Self>> {
         boot::check()?;
         // Without pidfds nothing here can work: this is the place to say so.
         let ours = PidFd::myself()?;
@@ -89,14 +99,14 @@ impl Link {
         let descriptors = [ours.as_fd(), requests.as_fd(), arena];
         protocol::send(&requests, &Request::Hello, program_name().as_bytes(), &descriptors, true)?;
 
-        let executable = boot::executable();
+        let (executable, arguments, token) = program(kind);
         let failed = |reason: String| Error::SupervisorStart { executable: executable.clone(), reason };
-        let mut arguments = std::env::args_os();
+        let mut arguments = arguments.into_iter();
         let mut command = Command::new(&executable);
         if let Some(name) = arguments.next() {
             command.arg0(name);
         }
-        command.args(arguments).env(boot::VARIABLE, Role::Supervisor.token()).stdin(Stdio::from(theirs));
+        command.args(arguments).env(boot::VARIABLE, token).stdin(Stdio::from(theirs));
         let baseline = Baseline::now();
         let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
         // The command holds a copy of their end; without it, the end of the supervisor is an end of file.
@@ -133,6 +143,13 @@ impl Link {
         else {
             return Err(failed("it ended without an answer"));
         };
+        if embed::runtime().is_some() {
+            if header.version != env!("CARGO_PKG_VERSION") {
+                return Err(failed(&format!("it is of broody {}", header.version)));
+            }
+            let pidfd = descriptors.into_iter().next().ok_or_else(|| failed("it sent no pidfd"))?;
+            return Ok((header.pid, pidfd.into()));
+        }
         let ours = image::build_id();
         if header.build_id != ours.0 {
             let theirs = image::BuildId(header.build_id).to_string();
@@ -262,6 +279,20 @@ impl Link {
         let _ = events::poll(&[ours.as_fd(), pidfd.as_fd()], Some(Instant::now() + PATIENCE));
         let _ = events::poll(&[pidfd.as_fd()], Some(Instant::now() + Duration::from_millis(200)));
         self.check();
+    }
+}
+
+/// What to exec for a supervisor: the file, the arguments, and what it is to become.
+fn program(kind: Kind) -> (PathBuf, Vec<OsString>, String) {
+    match (embed::runtime(), kind) {
+        (Some(runtime), Kind::Template) => {
+            (runtime.program.clone(), runtime.template_arguments.clone(), boot::TEMPLATE.to_owned())
+        }
+        (Some(runtime), Kind::Native) => {
+            let name = runtime.supervisor.clone().into_os_string();
+            (runtime.supervisor.clone(), vec![name], Role::Supervisor.token_of_program())
+        }
+        (None, _) => (boot::executable(), std::env::args_os().collect(), Role::Supervisor.token()),
     }
 }
 

@@ -5,14 +5,16 @@
 //! ever waits for a reader because of a message's size.
 
 use std::cell::RefCell;
+use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use broody_os::socket::{self, Received};
 use broody_os::wait::{ExitStatus, Usage};
-use broody_os::{Pid, memory};
+use broody_os::{Pid, image, memory};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::embed::Runtime;
 use crate::function::{FunctionId, Outcome};
 
 /// The most raw bytes that travel inside a message.
@@ -48,6 +50,8 @@ pub(crate) struct Start {
     pub(crate) function: FunctionId,
     /// Exec the program anew after the fork.
     pub(crate) exec: bool,
+    /// What to exec, where it is not the supervisor's own program.
+    pub(crate) program: Option<Program>,
     /// The argument is in a memfd, and not in the message.
     pub(crate) argument_apart: bool,
     /// The environment, where it differs from the supervisor's, is in a memfd.
@@ -60,6 +64,26 @@ pub(crate) struct Start {
     pub(crate) own: u8,
     /// What keeps the shared objects in the argument alive until the child has taken them: number and use of each hold.
     pub(crate) holds: Vec<(u32, u32)>,
+}
+
+/// A runtime's program.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Program {
+    pub(crate) path: OsString,
+    pub(crate) arguments: Vec<OsString>,
+    /// The build that the starter runs.
+    pub(crate) build_id: Vec<u8>,
+}
+
+impl Program {
+    /// How a process of the runtime is exec'ed.
+    pub(crate) fn of(runtime: &Runtime) -> Self {
+        Self {
+            path: runtime.program.clone().into_os_string(),
+            arguments: runtime.arguments.clone(),
+            build_id: image::build_id().0,
+        }
+    }
 }
 
 /// Where a standard stream of the child comes from.
@@ -95,6 +119,8 @@ pub(crate) struct Parent {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Welcome {
     pub(crate) build_id: Vec<u8>,
+    /// Of broody.
+    pub(crate) version: String,
     pub(crate) pid: Pid,
     pub(crate) threads: usize,
 }

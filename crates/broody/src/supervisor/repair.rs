@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_millis(5);
 const AGAIN: Duration = Duration::from_millis(20);
 
 /// What is still to be put right.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Repairs {
     again_at: Option<Instant>,
     /// What arguments of children that have ended were kept by.

@@ -1,7 +1,7 @@
 //! The supervisor's own program: one loop, one thread. See the [module](super) for its place among the processes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use broody_os::events::{self, Epoll, Trigger};
@@ -17,7 +17,7 @@ use super::child;
 use super::protocol::{self, Arrived, Message, Notice, Request, Start, Welcome};
 use super::repair::Repairs;
 use super::spare::Spares;
-use crate::memory;
+use crate::{embed, memory};
 
 /// Where the supervisor keeps the sending end of the request socket, and where every child finds it.
 pub(crate) const REQUESTS: i32 = 3;
@@ -33,15 +33,17 @@ const LAST_WAIT: Duration = Duration::from_secs(10);
 
 /// Runs the supervisor. The request socket is standard input.
 pub(crate) fn run() -> ! {
-    // Whoever started this watches the socket: ending is the answer to every failure here.
-    let code = match Server::new().and_then(|mut server| server.serve()) {
-        Ok(()) => 0,
-        Err(_) => 1,
-    };
-    fork::exit_now(code)
+    match Server::new() {
+        Ok(mut server) => server.run(),
+        Err(_) => fork::exit_now(FAILED),
+    }
 }
 
+/// The exit code of a supervisor that could not go on. Whoever started it watches the socket: ending is the answer to every failure.
+const FAILED: u8 = 1;
+
 /// A child of the supervisor.
+#[derive(Debug)]
 struct Entry {
     /// Where its starter learns of its end.
     channel: OwnedFd,
@@ -56,6 +58,7 @@ struct Entry {
 }
 
 /// A process that is not the supervisor's child and still ends with the program: forked by the host or by a child.
+#[derive(Debug)]
 struct Adopted {
     pidfd: PidFd,
     parent: Pid,
@@ -64,8 +67,11 @@ struct Adopted {
 }
 
 /// What a child has to put back as the host had it.
+#[derive(Debug)]
 pub(crate) struct Inherited {
     pub(crate) supervisor: Pid,
+    /// What a runtime's template has opened for itself, and so for its children.
+    pub(crate) foreign: Vec<RawFd>,
     /// What ps shows for the program.
     name: String,
     descriptors: DescriptorLimit,
@@ -89,7 +95,9 @@ const TOKEN_HOST: u64 = u64::MAX;
 const TOKEN_REQUESTS: u64 = u64::MAX - 1;
 const TOKEN_ENDS: u64 = u64::MAX - 2;
 
-struct Server {
+/// The supervisor's state.
+#[derive(Debug)]
+pub(crate) struct Server {
     requests: OwnedFd,
     host: Pid,
     host_pidfd: PidFd,
@@ -110,7 +118,7 @@ struct Server {
 }
 
 impl Server {
-    fn new() -> broody_os::Result<Self> {
+    pub(crate) fn new() -> broody_os::Result<Self> {
         // First: the host may have few descriptors left, and this process keeps one or two for each child.
         let limit = limits::raise_descriptors();
         // What a terminal, a service manager or a user sends to the whole program would end or stop this process, which has to
@@ -154,7 +162,8 @@ impl Server {
         epoll.add(&requests, TOKEN_REQUESTS, Trigger::Level)?;
         let ends = SignalFd::new(signals::SIGCHLD)?;
         epoll.add(&ends, TOKEN_ENDS, Trigger::Level)?;
-        let welcome = Welcome { build_id: image::build_id().0, pid: me, threads };
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let welcome = Welcome { build_id: image::build_id().0, version, pid: me, threads };
         protocol::send(&requests, &welcome, &[], &[PidFd::myself()?.as_fd()], true)?;
         Ok(Self {
             requests,
@@ -165,6 +174,7 @@ impl Server {
             epoll,
             inherited: Inherited {
                 supervisor: me,
+                foreign: Vec::new(),
                 name: String::from_utf8_lossy(&name).into_owned(),
                 descriptors: limit,
             },
@@ -175,6 +185,22 @@ impl Server {
             scan_at: None,
             quitting: None,
         })
+    }
+
+    /// Whatever is open now beside its own: children keep it.
+    pub(crate) fn note_foreign_descriptors(&mut self) {
+        let own = [self.requests.as_fd(), self.host_pidfd.as_fd(), self.ends.as_fd(), self.epoll.as_fd()];
+        let own = own.map(|fd| fd.as_raw_fd());
+        let open = proc::descriptors(self.inherited.supervisor).unwrap_or_default();
+        let is_open = |fd: &RawFd| environment::descriptor_identity(*fd).is_some();
+        self.inherited.foreign =
+            open.into_iter().filter(|fd| *fd > ARENA && !own.contains(fd) && is_open(fd)).collect();
+    }
+
+    /// Serves until the program ends.
+    pub(crate) fn run(&mut self) -> ! {
+        let code = if self.serve().is_ok() { 0 } else { FAILED };
+        fork::exit_now(code)
     }
 
     fn serve(&mut self) -> broody_os::Result<()> {
@@ -262,7 +288,7 @@ impl Server {
             None => {
                 // SAFETY: this process has one thread.
                 #[allow(unsafe_code)]
-                let forked = unsafe { fork::fork() };
+                let forked = unsafe { if start.exec { fork::fork() } else { embed::fork() } };
                 match forked {
                     Ok(Fork::Child) => {
                         child::begin(&self.inherited, start, argument, channel, descriptors.collect())

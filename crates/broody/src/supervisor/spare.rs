@@ -9,13 +9,14 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use broody_os::fork::{self, Fork};
+use broody_os::fork::Fork;
 use broody_os::pidfd::PidFd;
 use broody_os::{Pid, socket};
 
 use super::child;
 use super::protocol::{self, Request, Start};
 use super::server::Inherited;
+use crate::embed;
 
 /// Starts that are no further apart than this come one upon another.
 const BUSY: Duration = Duration::from_millis(10);
@@ -24,6 +25,7 @@ const BUSY: Duration = Duration::from_millis(10);
 const KEPT: Duration = Duration::from_millis(100);
 
 /// A child that waits to be told what it shall be.
+#[derive(Debug)]
 struct Spare {
     pid: Pid,
     pidfd: PidFd,
@@ -31,7 +33,7 @@ struct Spare {
 }
 
 /// The supervisor's spare child, if it has one, and when it needs one.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Spares {
     waiting: Option<Spare>,
     last_start: Option<Instant>,
@@ -92,7 +94,7 @@ fn fork_one(inherited: &Inherited) -> broody_os::Result<Spare> {
     let (ours, theirs) = socket::pair()?;
     // SAFETY: the supervisor has one thread.
     #[allow(unsafe_code)]
-    let forked = unsafe { fork::fork() }?;
+    let forked = unsafe { embed::fork() }?;
     match forked {
         Fork::Child => child::wait(inherited, theirs),
         // Its pid is its own until the supervisor reaps it. Without a handle it is of no use, and finds the socket closed.

@@ -1,0 +1,24 @@
+//! The Python face of broody, as far as it is Rust: the module `broody._broody`.
+//!
+//! Waiting, framing, dispatch and state are the engine's. What is here turns its calls into Python's: arguments, exceptions, the GIL, and
+//! signals, whose handlers run in Python only between waits. The modules of `python/broody` give all of it the names that users know.
+
+mod errors;
+mod pool;
+mod process;
+mod runtime;
+mod tasks;
+mod waiting;
+
+use pyo3::prelude::*;
+
+/// The engine of the package `broody`.
+#[pymodule]
+mod _broody {
+    #[pymodule_export]
+    use super::pool::{Pending, Pool, Stream};
+    #[pymodule_export]
+    use super::process::{Child, fork, own_descriptors, start};
+    #[pymodule_export]
+    use super::runtime::{Template, exit_now, install, resume, role, variables};
+}

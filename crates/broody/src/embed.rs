@@ -1,0 +1,280 @@
+//! broody inside the runtime of another language: what bindings need, and nobody else.
+//!
+//! The program is then the language's interpreter, which cannot begin with [`init`](crate::init). In its place:
+//!
+//! * The supervisor is a small native program of this same version whose main is [`init`](crate::init). It starts children of `spawn`, which exec the
+//!   runtime, and looks after those of `fork`.
+//! * Children of `forkserver` are forked from a *template*: a process of the runtime that has one thread and has loaded what children shall find
+//!   loaded. It is a supervisor like the other one, for the children that it forks, and lives beside it.
+//! * A process of the runtime that broody has exec'ed asks [`role`] what it is, and becomes that.
+//! * Each fork goes through the runtime's own handlers.
+//!
+//! Functions are still named by their place in the binary; here that is the binding's shared library, and the same build of it must be loaded
+//! in every process.
+
+#![allow(unsafe_code)]
+
+use std::cell::RefCell;
+use std::ffi::OsString;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
+
+use broody_os::environment;
+use broody_os::fork::{self, Fork};
+use serde::de::{DeserializeOwned, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::function::FunctionId;
+use crate::handle::{self, Outgoing};
+use crate::process::launch::Launch;
+use crate::process::{Process, StartMethod, take_all_own_descriptors};
+use crate::supervisor::{child, server};
+use crate::{Result, boot, codec};
+
+/// How processes of the runtime come into being.
+#[derive(Debug)]
+pub struct Runtime {
+    /// The native supervisor.
+    pub supervisor: PathBuf,
+    /// The interpreter.
+    pub program: PathBuf,
+    /// Its arguments in a child, the name first: they must lead to [`role`].
+    pub arguments: Vec<OsString>,
+    /// Its arguments in the template; likewise.
+    pub template_arguments: Vec<OsString>,
+    /// Runs before a fork, in the thread that forks.
+    pub before_fork: fn(),
+    /// Runs after it in the parent, also when it failed.
+    pub after_fork: fn(),
+    /// Runs after it in the child.
+    pub after_fork_in_child: fn(),
+}
+
+/// Never freed, since a fork may happen while another thread looks at it.
+static RUNTIME: AtomicPtr<Runtime> = AtomicPtr::new(std::ptr::null_mut());
+
+/// From now on processes of this runtime are started. Takes the place of [`init`](crate::init).
+pub fn install(runtime: Runtime) {
+    // Release: pairs with the acquire in `runtime`.
+    RUNTIME.store(Box::into_raw(Box::new(runtime)), Ordering::Release);
+    boot::set_initialized();
+    crate::context::prepare();
+}
+
+/// The runtime, if this program is one's.
+pub(crate) fn runtime() -> Option<&'static Runtime> {
+    // SAFETY: what is stored comes from Box::into_raw and is never freed.
+    unsafe { RUNTIME.load(Ordering::Acquire).as_ref() }
+}
+
+/// Forks through the runtime's handlers, if there are some.
+///
+/// # Safety
+/// As [`fork::fork`].
+pub(crate) unsafe fn fork() -> broody_os::Result<Fork> {
+    let Some(runtime) = runtime() else {
+        // SAFETY: the caller's.
+        return unsafe { fork::fork() };
+    };
+    (runtime.before_fork)();
+    // SAFETY: the caller's.
+    let forked = unsafe { fork::fork() };
+    match forked {
+        Ok(Fork::Child) => (runtime.after_fork_in_child)(),
+        _ => (runtime.after_fork)(),
+    }
+    forked
+}
+
+/// What a process of the runtime was exec'ed as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// To be forked from: call [`Template::begin`].
+    Template,
+    /// A child of `spawn`: call [`resume`].
+    Child,
+}
+
+/// What this process is to become; `None` for one that broody has not exec'ed. Once: it is forgotten then.
+///
+/// # Safety
+/// No other thread may run: the environment is changed.
+pub unsafe fn role() -> Option<Role> {
+    let role = match std::env::var(boot::VARIABLE).ok()?.as_str() {
+        boot::TEMPLATE => Role::Template,
+        boot::EMBEDDED_CHILD => Role::Child,
+        _ => return None,
+    };
+    // SAFETY: the caller's.
+    unsafe { environment::take_variable(boot::VARIABLE) };
+    Some(role)
+}
+
+/// A process that children of `forkserver` are forked from.
+#[derive(Debug)]
+pub struct Template(server::Server);
+
+impl Template {
+    /// Makes this process the template of the program that has exec'ed it. Between this and [`serve`](Self::serve) is the time to load what
+    /// children shall find loaded.
+    ///
+    /// # Errors
+    /// What the system refuses, and [`Invalid`](crate::Error::Invalid) where nobody has exec'ed it.
+    pub fn begin() -> Result<Self> {
+        Ok(Self(server::Server::new()?))
+    }
+
+    /// Forks children until the program ends. Returns only in them: each goes to its function, and ends with it.
+    pub fn serve(mut self) -> ! {
+        self.0.note_foreign_descriptors();
+        self.0.run()
+    }
+}
+
+/// Makes this process the child that it was exec'ed as, and runs its function. Gives the exit code that it should end with.
+pub fn resume() -> u8 {
+    crate::context::prepare();
+    child::resume()
+}
+
+static EXIT_CODE: AtomicU8 = AtomicU8::new(0);
+
+/// In a function that is a process's: the exit code of that process, unless it panics.
+pub fn set_exit_code(code: u8) {
+    EXIT_CODE.store(code, Ordering::Relaxed);
+}
+
+pub(crate) fn exit_code() -> u8 {
+    EXIT_CODE.load(Ordering::Relaxed)
+}
+
+/// The process ends at once by `_exit(2)`, after what it owns in shared memory was given back.
+pub fn exit_now(code: u8) -> ! {
+    crate::memory::leave();
+    fork::exit_now(code)
+}
+
+/// A value that the runtime has encoded, with what keeps the shared objects alive whose handles are in it.
+///
+/// As a part of an argument, a result or a message it takes them along.
+#[derive(Debug, Default)]
+pub struct Encoded {
+    /// The runtime's bytes.
+    pub bytes: Vec<u8>,
+    objects: RefCell<Option<Outgoing>>,
+}
+
+impl Encoded {
+    /// Runs `encode`, in which [`encode_handle`] may be called.
+    ///
+    /// # Errors
+    /// Those of `encode`.
+    pub fn new<E>(encode: impl FnOnce() -> Result<Vec<u8>, E>) -> Result<Self, E> {
+        let (bytes, outgoing) = handle::collect(encode);
+        Ok(Self { bytes: bytes?, objects: RefCell::new(Some(outgoing)) })
+    }
+}
+
+impl Serialize for Encoded {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if let Some(objects) = self.objects.take() {
+            handle::add(objects).map_err(serde::ser::Error::custom)?;
+        }
+        serializer.serialize_bytes(&self.bytes)
+    }
+}
+
+impl<'de> Deserialize<'de> for Encoded {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+        impl Visitor<'_> for Bytes {
+            type Value = Vec<u8>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(bytes.to_vec())
+            }
+        }
+        let bytes = deserializer.deserialize_bytes(Bytes)?;
+        Ok(Self { bytes, objects: RefCell::default() })
+    }
+}
+
+/// Encodes a handle on a shared object, in [`Encoded::new`] only.
+///
+/// # Errors
+/// [`Invalid`](crate::Error::Invalid) elsewhere: nobody would keep the object alive on its way.
+pub fn encode_handle<T: Serialize>(object: &T) -> Result<Vec<u8>> {
+    codec::encode(object).map_err(|what| crate::Error::Invalid { what })
+}
+
+/// Decodes what [`encode_handle`] has made.
+///
+/// # Errors
+/// [`Invalid`](crate::Error::Invalid) for bytes of something else, of another program, or of an object that is gone.
+pub fn decode_handle<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    codec::decode(bytes).map_err(|what| crate::Error::Invalid { what })
+}
+
+/// How a process is to be started.
+#[derive(Debug, Clone, Copy)]
+pub struct Start<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Whether it ends with its starter instead of being joined.
+    pub daemon: bool,
+    /// `Spawn` or `Forkserver`.
+    pub method: StartMethod,
+    /// Descriptors that it takes by [`own_descriptors`]; at most 200.
+    pub descriptors: &'a [BorrowedFd<'a>],
+}
+
+/// Starts `function(argument)` by exec or from the template.
+///
+/// # Errors
+/// As [`spawn`](crate::spawn).
+pub fn start<F, A, R>(how: Start<'_>, function: F, argument: &A) -> Result<Process>
+where
+    F: Fn(A) -> R + Copy + Send + 'static,
+    A: Serialize + DeserializeOwned,
+    R: Serialize + DeserializeOwned,
+{
+    let _ = function;
+    let encoded = codec::encode_with_handles(argument);
+    let (argument, outgoing) = encoded.map_err(|reason| crate::Error::Encode {
+        what: "the argument",
+        function: crate::function::name_of::<F>(),
+        reason,
+    })?;
+    let launch = Launch {
+        name: Some(how.name),
+        daemon: how.daemon,
+        method: how.method,
+        function: FunctionId::of::<F, A, R>(),
+        argument: &argument,
+        own: how.descriptors,
+    };
+    Ok(Process::new(launch.start(outgoing)?))
+}
+
+/// Forks this process. `None` in the child, which is then known to the supervisor and ends by [`exit_now`].
+///
+/// # Errors
+/// As [`fork()`](crate::fork()).
+pub fn fork_here(name: &str, daemon: bool) -> Result<Option<Process>> {
+    crate::process::fork::fork_here(name, daemon)
+}
+
+/// The descriptors that this process was started with; once.
+pub fn own_descriptors() -> Vec<OwnedFd> {
+    take_all_own_descriptors()
+}
+
+/// The environment as the kernel's process has it, which a runtime may have copied before it was changed.
+pub fn variables() -> Vec<(OsString, OsString)> {
+    std::env::vars_os().collect()
+}

@@ -1,0 +1,49 @@
+"""The first steps of a process that the engine has started."""
+
+import os
+import sys
+
+from . import _broody, _runtime
+
+
+def begin():
+    """The main function of a new interpreter: the fork server, or a child of `spawn`."""
+    role = _broody.role()
+    os.environ.pop("BROODY_BOOT", None)
+    if role == "template":
+        template = _broody.Template()
+        _runtime.prepare()
+        _preload()
+        template.serve()
+    elif role == "child":
+        _runtime.prepare()
+        sys.exit(_broody.resume())
+    else:
+        sys.exit("this command line is for processes that broody starts")
+
+
+def _preload():
+    import json
+
+    from . import forkserver
+
+    forkserver.preload(json.loads(sys.argv[-1]))
+
+
+def main(payload):
+    """The function of a process. Gives its exit code."""
+    _take_environment()
+    from . import spawn
+
+    return spawn._main(payload, _broody.own_descriptors())
+
+
+def _take_environment():
+    """In a fork of the fork server, whose `os.environ` may be older than what the child was given."""
+    variables = dict(_broody.variables())
+    if variables != dict(os.environ):
+        for name in os.environ.keys() - variables.keys():
+            del os.environ[name]
+        for name, value in variables.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value

@@ -1,0 +1,50 @@
+"""What the engine has to know of the interpreter: how to start another one, and where its supervisor is."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from . import _broody
+
+SUPERVISOR = Path(__file__).with_name("broody-supervisor")
+
+# The start methods that the engine has been prepared for.
+_prepared = set()
+
+
+def prepare(method="fork"):
+    """Before a start by `method`: tells the engine what it has to know for it."""
+    if method not in _prepared:
+        arguments = command()
+        template = list(arguments)
+        if method == "forkserver":
+            from . import forkserver
+
+            template.append(json.dumps(forkserver.settings()))
+        supervisor = os.environ.get("BROODY_SUPERVISOR", str(SUPERVISOR))
+        _broody.install(supervisor, arguments[0], arguments, template)
+        _prepared.add(method)
+
+
+def refresh():
+    """Something of that has changed."""
+    _prepared.clear()
+
+
+def command():
+    """The command line of a process of the engine's: the fork server, or a child of `spawn`."""
+    from subprocess import _args_from_interpreter_flags
+
+    from . import spawn
+
+    home = str(Path(__file__).parent.parent)
+    # At the end of the path: it is found where it is, whatever else has that name before.
+    program = f"import sys; sys.path.append({home!r}); from broody._child import begin; begin()"
+    return [spawn.get_executable(), *_args_from_interpreter_flags(), "-c", program, "--multiprocessing-fork"]
+
+
+def is_installed():
+    """Whether broody stands for `multiprocessing` in this process."""
+    package = sys.modules.get("multiprocessing")
+    return package is not None and package is sys.modules["broody"]

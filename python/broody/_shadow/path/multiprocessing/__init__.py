@@ -1,0 +1,5 @@
+"""Gives way to broody. See `broody._shadow`."""
+
+import broody
+
+broody.install()

@@ -1,0 +1,47 @@
+"""Starting a process as a new interpreter."""
+
+import io
+
+from . import _broody, context, popen_fork, reduction, spawn
+
+__all__ = ["Popen"]
+
+
+class _DupFd:
+    """A descriptor's place among those of a process that is being started."""
+
+    def __init__(self, index):
+        self.index = index
+
+    def detach(self):
+        """The descriptor, in the new process; the caller's then."""
+        return spawn.own_descriptor(self.index)
+
+
+class Popen(popen_fork.Popen):
+    """A process that was started by pickling its object."""
+
+    method = "spawn"
+    DupFd = _DupFd
+
+    def __init__(self, process_obj):
+        self._fds = []
+        super().__init__(process_obj)
+
+    def duplicate_for_child(self, fd):
+        """The descriptor's place; the child has it at another number."""
+        self._fds.append(fd)
+        return len(self._fds) - 1
+
+    def _launch(self, process_obj):
+        def encode():
+            buffer = io.BytesIO()
+            context.set_spawning_popen(self)
+            try:
+                reduction.dump(spawn.get_preparation_data(process_obj._name), buffer)
+                reduction.dump(process_obj, buffer)
+            finally:
+                context.set_spawning_popen(None)
+            return buffer.getvalue()
+
+        return _broody.start(self.method, process_obj.name, bool(process_obj.daemon), encode, self._fds)
