@@ -112,6 +112,28 @@ fn long_ones_make_room_for_a_short_one_as_long_as_there_are_spares() {
 }
 
 #[test]
+fn what_was_given_ahead_does_not_wait_while_another_worker_is_idle() {
+    fn wait_if(event: Option<Event>) -> bool {
+        event.is_none_or(wait_for)
+    }
+    // Nobody's turn is ever over.
+    let pool = scheduled(Scheduling::RoundRobin { quantum: 10 * PATIENCE }, 2);
+    // It is known to be short from then on.
+    assert!(pool.map(wait_if, std::iter::repeat_n(None, 50)).unwrap().into_iter().all(|done| done));
+    let (first, second) = (Event::new().unwrap(), Event::new().unwrap());
+    let hand_in = |event: Option<&Event>| pool.apply_async(wait_if, event.cloned()).unwrap();
+    let blocked = [hand_in(Some(&first)), hand_in(Some(&second))];
+    let others: Vec<_> = (0..4).map(|_| hand_in(None)).collect();
+    second.set().unwrap();
+    for other in &others {
+        assert_eq!(other.get_timeout(PATIENCE).unwrap(), Some(true));
+    }
+    assert!(!blocked[0].ready());
+    first.set().unwrap();
+    assert!(blocked.iter().all(|blocked| blocked.get().unwrap()));
+}
+
+#[test]
 fn who_is_never_stopped_needs_no_spares() {
     let pool = scheduled(Scheduling::mlfq(), 2);
     let short = |x: u64| (0..x).map(std::hint::black_box).sum::<u64>();

@@ -445,6 +445,9 @@ impl Schedule {
         let Some(slot) = self.slots.get_mut(&number) else { return };
         // From here on it has nothing that it could begin.
         let back = slot.take_back(usize::MAX);
+        // Before the answers are taken: after that, what is not there has been done.
+        self.forget_ahead(number);
+        let Some(slot) = self.slots.get_mut(&number) else { return };
         slot.drain(&mut self.ledger);
         slot.sentence(verdict, still);
         self.put_back(back);

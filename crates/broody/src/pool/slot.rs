@@ -502,6 +502,7 @@ impl Slot {
         leased.answered += 1;
         if leased.answered == leased.run.len() {
             self.frames.remove(at);
+            self.paused_for = Duration::ZERO;
         }
         Ok(Some(1))
     }
@@ -563,6 +564,17 @@ impl Slot {
     /// Whether it has tasks of this batch.
     pub(super) fn has_any_of(&self, batch: &Arc<Batch>) -> bool {
         self.frames.iter().any(|leased| Arc::ptr_eq(&leased.run.batch, batch))
+    }
+
+    /// Whether it has the frame that began with the task `id`.
+    pub(super) fn has_frame(&self, id: u64) -> bool {
+        self.frames.iter().any(|leased| leased.run.first() == id)
+    }
+
+    /// Whether it has one frame, and will have done it within `limit` of its beginning, as far as is known.
+    pub(super) fn is_soon_done(&self, paces: &Paces, limit: Duration) -> bool {
+        let fits = |run: &Run| paces.fit(run.batch.function, run.len(), limit);
+        self.frames.len() == 1 && self.frames.iter().all(|leased| fits(&leased.run))
     }
 
     /// How many of its tasks it has not begun.
