@@ -98,6 +98,14 @@ impl SparseFile {
         }
     }
 
+    /// Maps the `length` bytes from `offset` on as they are now: what is written to them is this process's alone. They stay reserved meanwhile.
+    ///
+    /// # Errors
+    /// Of mmap(2).
+    pub fn map_private(&self, offset: u64, length: usize) -> Result<Mapping> {
+        Mapping::private_window(&self.descriptor, offset, length)
+    }
+
     /// Maps `length` bytes from `offset` on (both in whole pages) for reading and writing.
     ///
     /// # Errors

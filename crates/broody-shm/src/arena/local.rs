@@ -141,6 +141,11 @@ impl Arena {
         }
     }
 
+    /// Maps pages for changes of this process's own.
+    pub(super) fn map_private(&self, offset: u64, length: usize) -> Result<Mapping, ArenaError> {
+        Ok(self.file.map_private(offset, length)?)
+    }
+
     /// Keeps a mapping for the next blob in its place.
     pub(super) fn keep_mapping(&self, offset: u64, mapping: Mapping) {
         if let Some(local) = self.existing_local().filter(|_| mapping.len() <= LONGEST_MAPPING) {
