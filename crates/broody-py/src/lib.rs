@@ -6,10 +6,12 @@
 mod errors;
 mod messages;
 mod pickling;
+mod pool;
 mod process;
 mod runtime;
 mod shared;
 mod sync;
+mod tasks;
 mod waiting;
 
 use pyo3::prelude::*;
@@ -21,6 +23,8 @@ mod _broody {
     use super::messages::{Queue, SimpleQueue};
     #[pymodule_export]
     use super::pickling::forget_picklers;
+    #[pymodule_export]
+    use super::pool::{Pending, Pool, Stream};
     #[pymodule_export]
     use super::process::{Child, fork, own_descriptors, start};
     #[pymodule_export]

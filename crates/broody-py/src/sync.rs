@@ -62,16 +62,17 @@ fn this_thread() -> usize {
     PLACE.with(|place| std::ptr::from_ref(place).addr())
 }
 
-/// A class of `broody.synchronize`.
+/// A class of `broody.exceptions`.
 fn class<'py>(
     py: Python<'py>,
     cell: &'static PyOnceLock<Py<PyType>>,
     name: &str,
 ) -> PyResult<&'py Bound<'py, PyType>> {
-    cell.import(py, "broody.synchronize", name)
+    cell.import(py, "broody.exceptions", name)
 }
 
-const DIED: &str = "the process that held this lock before was ended while it held it: what the lock protects may be half-changed";
+const DIED: &str =
+    "the process that held this lock before was ended while it held it: what the lock guards may be half-changed";
 
 /// The lock is this thread's, and its last holder died with it: says so.
 #[cold]
