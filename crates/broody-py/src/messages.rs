@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
 
-use crate::errors::exception;
+use crate::errors::raised;
 use crate::pickling::{self, Message};
 use crate::sync::Slot;
 use crate::waiting::{self, Truth};
@@ -42,7 +42,7 @@ fn put(py: Python<'_>, queue: &MessageQueue, message: Message<'_>, limit: Option
     }?;
     match put {
         None => Ok(Put::Full),
-        Some(put) => put.map(|()| Put::Done).map_err(exception),
+        Some(put) => put.map(|()| Put::Done).map_err(raised),
     }
 }
 
@@ -79,7 +79,7 @@ fn get<'py>(
         return Ok(None);
     }
     let taken = waiting::wait(py, limit, |limit| in_time(queue.take(Some(limit))))?;
-    taken.map(|taken| pickling::object(py, taken.map_err(exception)?)).transpose()
+    taken.map(|taken| pickling::object(py, taken.map_err(raised)?)).transpose()
 }
 
 /// How long a call waits: none that does not `block`.
@@ -241,14 +241,14 @@ impl Queue {
 
     /// A descriptor that is readable when there is something.
     fn _descriptor(&self) -> PyResult<RawFd> {
-        self.0.queue.get()?.descriptor().map_err(exception)
+        self.0.queue.get()?.descriptor().map_err(raised)
     }
 
     /// A task that was taken is done. False when none is.
     fn _task_done(&self) -> PyResult<bool> {
         match self.0.queue.get()?.task_done() {
             Err(Error::NotHeld { .. }) => Ok(false),
-            done => done.map(|()| true).map_err(exception),
+            done => done.map(|()| true).map_err(raised),
         }
     }
 
@@ -257,7 +257,7 @@ impl Queue {
         let queue = self.0.queue.get()?;
         match waiting::wait(py, None, |limit| in_time(queue.join(Some(limit))))? {
             Some(Err(Error::TasksLost { count })) => Ok(count),
-            Some(joined) => joined.map(|()| 0).map_err(exception),
+            Some(joined) => joined.map(|()| 0).map_err(raised),
             None => Ok(0),
         }
     }
@@ -329,6 +329,6 @@ impl SimpleQueue {
     }
 
     fn _descriptor(&self) -> PyResult<RawFd> {
-        self.open()?.descriptor().map_err(exception)
+        self.open()?.descriptor().map_err(raised)
     }
 }

@@ -15,7 +15,7 @@ use pyo3::types::{
 };
 use pyo3::{IntoPyObjectExt, ffi};
 
-use crate::errors::exception;
+use crate::errors::raised;
 
 const PICKLE: u8 = 0;
 const BYTES: u8 = 1;
@@ -108,8 +108,8 @@ fn long(py: Python<'_>, kind: u8, bytes: &[u8]) -> PyResult<Encoded> {
 
 fn long_message(kind: u8, bytes: &[u8]) -> PyResult<Vec<u8>> {
     let mut message = vec![kind];
-    let buffer = Buffer::new(bytes).map_err(exception)?;
-    message.extend(embed::encode_handle(&buffer).map_err(exception)?);
+    let buffer = Buffer::new(bytes).map_err(raised)?;
+    message.extend(embed::encode_handle(&buffer).map_err(raised)?);
     Ok(message)
 }
 
@@ -287,14 +287,14 @@ fn with_buffers(py: Python<'_>, bytes: &[u8], buffers: &[PyBuffer<u8>]) -> PyRes
         // SAFETY: contiguous (it was asked for by PickleBuffer.raw), and kept as long as the PyBuffer is. Whoever changes it meanwhile gets a mixture, as
         // with any pickle of an object that changes.
         let bytes = unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast::<u8>(), buffer.len_bytes()) };
-        py.detach(|| Buffer::new(bytes)).map_err(exception)
+        py.detach(|| Buffer::new(bytes)).map_err(raised)
     });
     let copied: Vec<_> = copied.collect::<PyResult<_>>()?;
     Encoded::new(|| {
         let mut message = vec![PICKLE_AND_BUFFERS];
         message.extend((copied.len() as u32).to_ne_bytes());
         for buffer in &copied {
-            let handle = embed::encode_handle(buffer).map_err(exception)?;
+            let handle = embed::encode_handle(buffer).map_err(raised)?;
             message.extend((handle.len() as u32).to_ne_bytes());
             message.extend(handle);
         }
@@ -359,11 +359,11 @@ pub(crate) fn object(py: Python<'_>, message: Received) -> PyResult<Bound<'_, Py
     let (kind, rest) = message.split_first().ok_or_else(|| damaged("it is empty"))?;
     match *kind {
         LONG_BYTES => {
-            let buffer: Buffer = embed::decode_handle(rest).map_err(exception)?;
+            let buffer: Buffer = embed::decode_handle(rest).map_err(raised)?;
             Ok(PyBytes::new(py, &buffer).into_any())
         }
         LONG_BYTEARRAY => {
-            let buffer: Buffer = embed::decode_handle(rest).map_err(exception)?;
+            let buffer: Buffer = embed::decode_handle(rest).map_err(raised)?;
             Ok(PyByteArray::new(py, &buffer).into_any())
         }
         PICKLE_AND_BUFFERS => {
@@ -397,8 +397,8 @@ fn buffers<'py>(py: Python<'py>, message: &[u8]) -> PyResult<(Bound<'py, PyList>
         let length = number(start)? as usize;
         let handle = part(start + 4, length)?;
         start += 4 + length;
-        let buffer: Buffer = embed::decode_handle(handle).map_err(exception)?;
-        match buffer.own().map_err(exception)? {
+        let buffer: Buffer = embed::decode_handle(handle).map_err(raised)?;
+        match buffer.own().map_err(raised)? {
             Some(own) => list.append(PyMemoryView::from(Bound::new(py, Own(own))?.as_any())?)?,
             None => list.append(PyByteArray::new(py, &buffer))?,
         }

@@ -16,7 +16,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::errors::exception;
+use crate::errors::raised;
 use crate::waiting::{self, Truth};
 
 const TOO_OFTEN: &str = "semaphore or lock released too many times";
@@ -36,14 +36,14 @@ impl<T> Slot<T> {
 
     pub(crate) fn set(&self, made: broody::Result<T>) -> PyResult<()> {
         // A second time it stays what it is, as other handles on it do.
-        let _ = self.0.set(made.map_err(exception)?);
+        let _ = self.0.set(made.map_err(raised)?);
         Ok(())
     }
 }
 
 impl<T: Serialize> Slot<T> {
     pub(crate) fn encode<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(py, &embed::encode_handle(self.get()?).map_err(exception)?))
+        Ok(PyBytes::new(py, &embed::encode_handle(self.get()?).map_err(raised)?))
     }
 }
 
@@ -139,7 +139,7 @@ fn take(
     block: bool,
     timeout: Option<f64>,
 ) -> PyResult<bool> {
-    let taken = match lock.try_acquire().map_err(exception)? {
+    let taken = match lock.try_acquire().map_err(raised)? {
         None if block => wait_for(py, lock, timeout)?,
         taken => taken,
     };
@@ -159,7 +159,7 @@ fn take(
 #[cold]
 fn wait_for(py: Python<'_>, lock: &(impl Mutex + Sync), timeout: Option<f64>) -> PyResult<Option<OwnerDied>> {
     let taken = waiting::wait(py, waiting::limit(timeout), |limit| Mutex::acquire(lock, limit).transpose())?;
-    taken.transpose().map_err(exception)
+    taken.transpose().map_err(raised)
 }
 
 /// A lock that anybody may release.
@@ -216,7 +216,7 @@ impl Lock {
         self.thread.store(0, Relaxed);
         lock.release().map_err(|error| match error {
             Error::NotHeld { .. } => PyValueError::new_err(TOO_OFTEN),
-            error => exception(error),
+            error => raised(error),
         })
     }
 
@@ -271,7 +271,7 @@ impl RLock {
             Error::NotHeld { .. } => {
                 PyAssertionError::new_err("attempt to release recursive lock not owned by thread")
             }
-            error => exception(error),
+            error => raised(error),
         })
     }
 }
@@ -359,7 +359,7 @@ pub(crate) struct Semaphore(Slot<Tokens>);
 impl Semaphore {
     fn take(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
         let tokens = self.0.get()?;
-        if tokens.try_acquire().map_err(exception)? {
+        if tokens.try_acquire().map_err(raised)? {
             return Ok(true);
         }
         if !block {
@@ -368,7 +368,7 @@ impl Semaphore {
         let taken = waiting::wait(py, waiting::limit(timeout), |limit| {
             tokens.acquire(Some(limit)).map(|taken| taken.then_some(())).transpose()
         })?;
-        Ok(taken.transpose().map_err(exception)?.is_some())
+        Ok(taken.transpose().map_err(raised)?.is_some())
     }
 }
 
@@ -434,7 +434,7 @@ impl Semaphore {
             Tokens::Owned(permits) => (embed::encode_handle(permits), 1, 0),
             Tokens::Capped(tokens, most) => (embed::encode_handle(tokens), 2, *most),
         };
-        Ok((PyBytes::new(py, &bytes.map_err(exception)?), kind, most))
+        Ok((PyBytes::new(py, &bytes.map_err(raised)?), kind, most))
     }
 
     fn _decode(&self, bytes: &[u8], kind: u8, most: u32) -> PyResult<()> {
@@ -453,7 +453,7 @@ impl Semaphore {
 
     /// Gives a token. ValueError when there would be too many.
     fn release(&self) -> PyResult<()> {
-        if self.0.get()?.release().map_err(exception)? {
+        if self.0.get()?.release().map_err(raised)? {
             Ok(())
         } else {
             Err(PyValueError::new_err(TOO_OFTEN))
@@ -516,7 +516,7 @@ impl Condition {
     /// Whether a notification came. The caller has the lock.
     fn _wait(&self, py: Python<'_>, lock: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<bool> {
         let (condition, limit) = (self.0.get()?, waiting::limit(timeout));
-        let (waited, raised) = if let Ok(lock) = lock.cast::<RLock>() {
+        let (waited, interrupted) = if let Ok(lock) = lock.cast::<RLock>() {
             let lock = lock.get().lock.get()?;
             waiting::wait_once(py, || condition.wait_with(lock, limit))
         } else if let Ok(lock) = lock.cast::<Lock>() {
@@ -534,18 +534,18 @@ impl Condition {
             let tokens = tokens.get().0.get()?;
             let acquire = || interrupt::ignoring(|| tokens.acquire(None));
             let release = || drop(tokens.release());
-            let (waited, raised) = waiting::wait_once(py, || condition.wait_around(limit, release, acquire));
+            let (waited, interrupted) = waiting::wait_once(py, || condition.wait_around(limit, release, acquire));
             let taken =
                 |(notified, taken): (bool, broody::Result<bool>)| taken.map(|_| (notified, OwnerDied(false)));
-            (waited.and_then(taken), raised)
+            (waited.and_then(taken), interrupted)
         } else {
             return Err(PyTypeError::new_err("a condition's lock is a Lock, an RLock or a Semaphore"));
         };
-        let (notified, OwnerDied(died)) = waited.map_err(exception)?;
-        if let Some(error) = raised {
+        let (notified, OwnerDied(died)) = waited.map_err(raised)?;
+        if let Some(error) = interrupted {
             // Who does not use the notification passes it on.
             if notified {
-                condition.notify_one().map_err(exception)?;
+                condition.notify_one().map_err(raised)?;
             }
             return Err(error);
         }
@@ -558,12 +558,12 @@ impl Condition {
 
     /// Notifies the `n` that have waited longest. How many there were.
     fn _notify(&self, n: u32) -> PyResult<u32> {
-        self.0.get()?.notify(n).map_err(exception)
+        self.0.get()?.notify(n).map_err(raised)
     }
 
     /// How many wait.
     fn _waiting(&self) -> PyResult<usize> {
-        self.0.get()?.waiting().map_err(exception)
+        self.0.get()?.waiting().map_err(raised)
     }
 }
 
@@ -598,7 +598,7 @@ impl Event {
 
     /// Sets the flag: whoever waits goes on.
     fn set(&self) -> PyResult<()> {
-        self.0.get()?.set().map_err(exception)
+        self.0.get()?.set().map_err(raised)
     }
 
     /// Clears the flag.
@@ -617,7 +617,7 @@ impl Event {
         let set = waiting::wait(py, waiting::limit(timeout), |limit| {
             event.wait(Some(limit)).map(|set| set.then_some(())).transpose()
         })?;
-        Ok(set.transpose().map_err(exception)?.is_some())
+        Ok(set.transpose().map_err(raised)?.is_some())
     }
 }
 
@@ -659,23 +659,23 @@ impl Barrier {
             failed = Python::attach(|py| action.call0(py).err());
             failed.is_none()
         };
-        let (met, raised) = waiting::wait_once(py, || barrier.wait_and(limit, act));
-        match (failed.or(raised), met) {
+        let (met, interrupted) = waiting::wait_once(py, || barrier.wait_and(limit, act));
+        match (failed.or(interrupted), met) {
             (Some(error), _) => Err(error),
             (None, Ok(number)) => Ok(Some(number)),
             (None, Err(Error::BrokenBarrier)) => Ok(None),
-            (None, Err(error)) => Err(exception(error)),
+            (None, Err(error)) => Err(raised(error)),
         }
     }
 
     /// Makes it whole and empty again. Whoever waits is told that it broke.
     fn reset(&self) -> PyResult<()> {
-        self.0.get()?.reset().map_err(exception)
+        self.0.get()?.reset().map_err(raised)
     }
 
     /// Breaks it: whoever waits or comes is told, until it is reset.
     fn abort(&self) -> PyResult<()> {
-        self.0.get()?.abort().map_err(exception)
+        self.0.get()?.abort().map_err(raised)
     }
 
     /// How many parties it is for.
