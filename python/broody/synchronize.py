@@ -6,6 +6,7 @@ which the last holder died is warned (`OwnerDiedWarning`), or gets an `OwnerDied
 Behaviour: https://docs.python.org/3/library/multiprocessing.html#synchronization-primitives
 """
 
+import abc
 import threading
 import time
 
@@ -18,7 +19,21 @@ RECURSIVE_MUTEX, SEMAPHORE = range(2)
 SEM_VALUE_MAX = 2**31 - 1
 
 
-class SemLock:
+def _completes(made):
+    """Adds what a class and its bases here say to the class that the engine has made of the same name."""
+
+    def complete(here):
+        for base in reversed(here.__mro__[:-1]):
+            for name, value in vars(base).items():
+                if name not in ("__dict__", "__weakref__", "__module__", "__abstractmethods__", "_abc_impl"):
+                    setattr(made, name, value)
+        SemLock.register(made)
+        return made
+
+    return complete
+
+
+class SemLock(metaclass=abc.ABCMeta):
     """What locks and semaphores have in common: where one is pickled, it is at the start of a process."""
 
     # Names exist only where something has to be found by them.
@@ -51,7 +66,8 @@ class SemLock:
             return "unknown"
 
 
-class Lock(SemLock, _broody.Lock):
+@_completes(_broody.Lock)
+class Lock(SemLock):
     """A lock that is not recursive. Any process and any thread may release it."""
 
     maxvalue = 1
@@ -63,7 +79,8 @@ class Lock(SemLock, _broody.Lock):
         return f"<{type(self).__name__}(owner={self._holder()})>"
 
 
-class RLock(SemLock, _broody.RLock):
+@_completes(_broody.RLock)
+class RLock(SemLock):
     """A lock that belongs to a thread, which may take it again and must release it as often."""
 
     kind = RECURSIVE_MUTEX
@@ -81,7 +98,8 @@ class RLock(SemLock, _broody.RLock):
         return f"<{type(self).__name__}({holder}, {count})>"
 
 
-class Semaphore(SemLock, _broody.Semaphore):
+@_completes(_broody.Semaphore)
+class Semaphore(SemLock):
     """A counter of tokens that belong to nobody: those that a process has taken are gone when it dies."""
 
     def __init__(self, value=1, *, ctx=None):

@@ -1,6 +1,7 @@
 //! Locks, semaphores, conditions, events and barriers.
 //!
-//! Each class is made empty, as pickle makes objects, and gets the engine's object by `_make` or `_decode`. What can be had at once is taken with the
+//! Locks and semaphores are the very classes that users have, to which `broody.synchronize` adds what is Python's: a call of a method of an exact class is
+//! cheaper than one of a base class. Each object is made empty, as pickle makes objects, and gets the engine's object by `_make` or `_decode`. What can be had at once is taken with the
 //! GIL held: to let go of it would cost more than the lock.
 
 use std::sync::OnceLock;
@@ -163,7 +164,7 @@ fn wait_for(py: Python<'_>, lock: &(impl Mutex + Sync), timeout: Option<f64>) ->
 }
 
 /// A lock that anybody may release.
-#[pyclass(subclass, frozen, module = "broody._broody")]
+#[pyclass(subclass, dict, weakref, frozen, module = "broody.synchronize")]
 pub(crate) struct Lock {
     lock: Slot<BareLock>,
     strict: AtomicBool,
@@ -253,7 +254,7 @@ impl Lock {
 }
 
 /// A lock of one thread, which may take it again.
-#[pyclass(subclass, frozen, module = "broody._broody")]
+#[pyclass(subclass, dict, weakref, frozen, module = "broody.synchronize")]
 pub(crate) struct RLock {
     lock: Slot<broody::RLock>,
     strict: AtomicBool,
@@ -353,7 +354,7 @@ enum Tokens {
 }
 
 /// A semaphore; bounded, where it was made so.
-#[pyclass(subclass, frozen, module = "broody._broody")]
+#[pyclass(subclass, dict, weakref, frozen, module = "broody.synchronize")]
 pub(crate) struct Semaphore(Slot<Tokens>);
 
 impl Semaphore {
