@@ -257,7 +257,7 @@ class Pool:
 
     def map(self, func, iterable, chunksize=None, **terms):
         """The results of `func` for each item, in the items' order."""
-        return self._map(func, iterable, False, chunksize, None, None, terms).get()
+        return self._map_now(func, iterable, False, chunksize, terms)
 
     def map_async(self, func, iterable, chunksize=None, callback=None, error_callback=None, **terms):
         """As `map`, later. Gives an `AsyncResult`."""
@@ -265,20 +265,42 @@ class Pool:
 
     def starmap(self, func, iterable, chunksize=None, **terms):
         """As `map`; each item is a tuple of arguments."""
-        return self._map(func, iterable, True, chunksize, None, None, terms).get()
+        return self._map_now(func, iterable, True, chunksize, terms)
 
     def starmap_async(self, func, iterable, chunksize=None, callback=None, error_callback=None, **terms):
         """As `starmap`, later. Gives an `AsyncResult`."""
         return self._map(func, iterable, True, chunksize, callback, error_callback, terms)
 
-    def _map(self, func, iterable, star, chunksize, callback, error_callback, terms):
+    def _chunks(self, iterable, chunksize):
         self._check_running()
         if not hasattr(iterable, "__len__"):
             iterable = list(iterable)
         if chunksize is None:
             chunksize, extra = divmod(len(iterable), self._processes * 4)
             chunksize += bool(extra)
-        chunksize = max(chunksize, 1)
+        return iterable, max(chunksize, 1)
+
+    def _map_now(self, func, iterable, star, chunksize, terms):
+        iterable, chunksize = self._chunks(iterable, chunksize)
+        if chunksize == 1:
+            return MapResult(self._engine.map(func, iterable, star, 1, _terms(**terms)), 1).get()
+        # Workers run the first chunks while the next ones are pickled.
+        stream = self._engine.imap(func, iterable, star, chunksize, True, _terms(**terms))
+        results, failure = [], None
+        while True:
+            try:
+                results += stream.next()
+            except StopIteration:
+                break
+            except Exception as error:
+                # All are run before the first one's error is told.
+                failure = failure or error
+        if failure is not None:
+            raise failure
+        return results
+
+    def _map(self, func, iterable, star, chunksize, callback, error_callback, terms):
+        iterable, chunksize = self._chunks(iterable, chunksize)
         pending = self._engine.map(func, iterable, star, chunksize, _terms(**terms))
         return MapResult(pending, chunksize, callback, error_callback)
 
@@ -294,7 +316,7 @@ class Pool:
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
-        return kind(self._engine.imap(func, iterable, chunksize, ordered, _terms(**terms)), chunksize)
+        return kind(self._engine.imap(func, iterable, False, chunksize, ordered, _terms(**terms)), chunksize)
 
     # The end
 
@@ -455,17 +477,11 @@ class IMapIterator:
     def next(self, timeout=None):
         """The next result; `TimeoutError` if it is not there in `timeout` seconds."""
         if self._chunksize == 1:
-            return self._next(timeout)
+            return self._stream.next(timeout)
         for result in self._chunk:
             return result
-        self._chunk = iter(self._next(timeout))
+        self._chunk = iter(self._stream.next(timeout))
         return next(self._chunk)
-
-    def _next(self, timeout):
-        answer = self._stream.next(timeout)
-        if answer is None:
-            raise TimeoutError
-        return answer
 
     __next__ = next
 
@@ -548,8 +564,8 @@ class _Threads:
             self.tasks.put(lambda index=index, run=run: pending.run(index, run))
         return pending
 
-    def imap(self, function, items, chunk_size, ordered, terms):
-        return _Streamed(self, function, iter(items), chunk_size, ordered)
+    def imap(self, function, items, star, chunk_size, ordered, terms):
+        return _Streamed(self, function, star, iter(items), chunk_size, ordered)
 
     def worker_pids(self):
         return [os.getpid()]
@@ -636,8 +652,9 @@ class _Gathered:
 class _Streamed:
     """Answers as they come, of tasks that are handed in as they are asked for."""
 
-    def __init__(self, threads, function, items, size, ordered):
-        self.threads, self.function, self.items, self.size, self.ordered = threads, function, items, size, ordered
+    def __init__(self, threads, function, star, items, size, ordered):
+        self.threads, self.function, self.star = threads, function, star
+        self.items, self.size, self.ordered = items, size, ordered
         self.window = 2 * len(threads.threads)
         self.waiting = []
         self.failure = None
@@ -652,7 +669,7 @@ class _Streamed:
             if not chunk:
                 self.items = None
                 return
-            self.waiting.append(self.threads.map(self.function, chunk, False, len(chunk), None))
+            self.waiting.append(self.threads.map(self.function, chunk, self.star, len(chunk), None))
 
     def next(self, timeout=None):
         self.fill()
@@ -664,7 +681,7 @@ class _Streamed:
         ready = None if self.ordered else next((task for task in self.waiting if task.ready()), None)
         task = ready or self.waiting[0]
         if not task.wait(timeout):
-            return None
+            raise TimeoutError
         self.waiting.remove(task)
         answer = task.get()[0]
         return answer if self.size == 1 or isinstance(answer, list) else [answer]

@@ -115,27 +115,30 @@ impl Pool {
         chunk_size: usize,
         terms: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Pending> {
-        let mut maker = Maker::new(py)?;
-        let mut chunks = maker.chunks(function, star, items.try_iter()?, chunk_size)?;
+        let maker = Maker::new(py)?;
+        let head = maker.head(function, star, chunk_size)?;
+        let mut items = items.try_iter()?;
         let mut tasks = Vec::new();
-        while let Some(task) = chunks.next()? {
+        while let Some(task) = maker.chunk(&head, &mut items, chunk_size)? {
             tasks.push(task);
         }
         self.hand_in(py, tasks, terms)
     }
 
     /// Hands in tasks as results are asked for. Each item of `items` is a chunk.
+    #[allow(clippy::too_many_arguments)]
     fn imap(
         &self,
         py: Python<'_>,
         function: &Bound<'_, PyAny>,
         items: &Bound<'_, PyAny>,
+        star: bool,
         chunk_size: usize,
         ordered: bool,
         terms: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Stream> {
         let options = options(terms)?;
-        let source = tasks::Source::new(function, items, chunk_size)?;
+        let source = tasks::Source::new(function, star, items, chunk_size)?;
         let failure = source.failure();
         self.with(py, |pool| {
             let with = pool.with(options);
@@ -304,17 +307,16 @@ pub(crate) struct Stream {
 
 #[pymethods]
 impl Stream {
-    /// What the next task gave, after waiting for at most `timeout` seconds; None if it is not there then. Raises what the task raised, and
-    /// StopIteration in the end.
+    /// What the next task gave. Raises what the task raised, TimeoutError if it is not there after `timeout` seconds, and StopIteration in the end.
     #[pyo3(signature = (timeout=None))]
-    fn next<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    fn next<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         let next = waiting::wait(py, waiting::limit(timeout), |limit| match lock(&self.imap).as_mut() {
             Some(imap) => imap.next_timeout(limit.min(LOOK)),
             None => Some(None),
         })?;
         match next {
-            None => Ok(None),
-            Some(Some(Ok(answer))) => answer.open(py).map(Some),
+            None => Err(PyErr::from_value(py.import("broody.context")?.getattr("TimeoutError")?.call0()?)),
+            Some(Some(Ok(answer))) => answer.open(py),
             Some(Some(Err(error))) => Err(exception(py, error)),
             Some(None) => Err(self.failure.take().unwrap_or_else(|| PyStopIteration::new_err(()))),
         }

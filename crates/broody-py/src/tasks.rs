@@ -58,14 +58,8 @@ impl<'py> Maker<'py> {
         })
     }
 
-    /// Tasks of so many items each.
-    pub(crate) fn chunks<'a>(
-        &'a mut self,
-        function: &Bound<'py, PyAny>,
-        star: bool,
-        items: Bound<'py, PyIterator>,
-        size: usize,
-    ) -> PyResult<Chunks<'a, 'py>> {
+    /// What tasks of `function` begin with, of so many items each.
+    pub(crate) fn head(&self, function: &Bound<'py, PyAny>, star: bool, size: usize) -> PyResult<Vec<u8>> {
         let mut pickled = Vec::new();
         self.dump(function, &mut pickled)?;
         let kind = if size == 1 { ONE } else { EACH } | if star { STAR } else { 0 };
@@ -73,7 +67,32 @@ impl<'py> Maker<'py> {
         let mut head = vec![kind];
         head.extend((pickled.len() as u32).to_le_bytes());
         head.extend(pickled);
-        Ok(Chunks { maker: self, head, items, size })
+        Ok(head)
+    }
+
+    /// A task of the next `size` items, if there are any.
+    pub(crate) fn chunk(
+        &self,
+        head: &[u8],
+        items: &mut Bound<'py, PyIterator>,
+        size: usize,
+    ) -> PyResult<Option<Encoded>> {
+        let Some(first) = items.next().transpose()? else { return Ok(None) };
+        let task = Encoded::new(|| {
+            let mut bytes = Vec::with_capacity(head.len() + 16);
+            bytes.extend_from_slice(head);
+            if size == 1 {
+                self.value(&first, &mut bytes)?;
+            } else {
+                let chunk = PyList::new(self.py, [&first])?;
+                for item in items.take(size - 1) {
+                    chunk.append(item?)?;
+                }
+                self.dump(&chunk, &mut bytes)?;
+            }
+            Ok::<_, PyErr>(bytes)
+        })?;
+        Ok(Some(task))
     }
 
     /// Appends the pickle of `object`.
@@ -108,37 +127,6 @@ fn is_name(function: &Bound<'_, PyAny>, pickled: &[u8]) -> bool {
         || function.is_exact_instance_of::<PyType>();
     // STACK_GLOBAL, MEMOIZE, STOP.
     is_plain && pickled.len() <= LONGEST_NAME && pickled.ends_with(&[0x93, 0x94, b'.'])
-}
-
-/// Items, a chunk at a time.
-pub(crate) struct Chunks<'a, 'py> {
-    maker: &'a Maker<'py>,
-    head: Vec<u8>,
-    items: Bound<'py, PyIterator>,
-    size: usize,
-}
-
-impl Chunks<'_, '_> {
-    /// The next task, if there are items for it.
-    pub(crate) fn next(&mut self) -> PyResult<Option<Encoded>> {
-        let py = self.maker.py;
-        let Some(first) = self.items.next().transpose()? else { return Ok(None) };
-        let encode = |items: &mut Bound<'_, PyIterator>| {
-            let mut bytes = Vec::with_capacity(self.head.len() + 16);
-            bytes.extend_from_slice(&self.head);
-            if self.size == 1 {
-                self.maker.value(&first, &mut bytes)?;
-            } else {
-                let chunk = PyList::new(py, [&first])?;
-                for item in items.take(self.size - 1) {
-                    chunk.append(item?)?;
-                }
-                self.maker.dump(&chunk, &mut bytes)?;
-            }
-            Ok(bytes)
-        };
-        Encoded::new(|| encode(&mut self.items)).map(Some)
-    }
 }
 
 // Simple values. A pickle begins with 0x80.
@@ -272,7 +260,9 @@ pub(crate) fn run(task: Encoded) -> Answer {
 fn failure(py: Python<'_>, error: PyErr) -> Encoded {
     let told = (|| -> PyResult<Encoded> {
         let failure = py.import("broody._worker")?.getattr("failure")?;
-        Encoded::new(|| Ok(failure.call1((error.value(py),))?.cast_into::<PyBytes>()?.as_bytes().to_vec()))
+        Encoded::new(|| {
+            Ok(failure.call1((error.into_value(py),))?.cast_into::<PyBytes>()?.as_bytes().to_vec())
+        })
     })();
     told.unwrap_or_else(|error| {
         error.print(py);
@@ -296,6 +286,11 @@ fn perform<'py>(py: Python<'py>, task: &[u8]) -> PyResult<Vec<u8>> {
     let (name, items) =
         rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(|| spoiled("it is cut"))?;
     let function = if kind & NAMED != 0 { named(py, name)? } else { loads(py, name)? };
+    if kind & ONE == 0 {
+        // By the interpreter's own loop.
+        let results = map(py, &function, kind & STAR != 0, &loads(py, items)?)?;
+        return give(&maker, results.as_any(), false);
+    }
     let call = |item: Bound<'py, PyAny>| -> PyResult<Bound<'py, PyAny>> {
         if kind & STAR == 0 {
             return function.call1((item,));
@@ -303,14 +298,24 @@ fn perform<'py>(py: Python<'py>, task: &[u8]) -> PyResult<Vec<u8>> {
         let arguments = item.try_iter()?.collect::<PyResult<Vec<_>>>()?;
         function.call1(PyTuple::new(py, arguments)?)
     };
-    if kind & ONE != 0 {
-        return give(&maker, &call(load(py, items)?)?, true);
-    }
-    let results = PyList::empty(py);
-    for item in loads(py, items)?.try_iter()? {
-        results.append(call(item?)?)?;
-    }
-    give(&maker, results.as_any(), false)
+    give(&maker, &call(load(py, items)?)?, true)
+}
+
+/// `list(map(function, items))`, or with `itertools.starmap`.
+fn map<'py>(
+    py: Python<'py>,
+    function: &Bound<'py, PyAny>,
+    star: bool,
+    items: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyList>> {
+    static MAPS: PyOnceLock<[Py<PyAny>; 2]> = PyOnceLock::new();
+    let maps = MAPS.get_or_try_init(py, || {
+        let plain = py.import("builtins")?.getattr("map")?.unbind();
+        Ok::<_, PyErr>([plain, py.import("itertools")?.getattr("starmap")?.unbind()])
+    })?;
+    let mapped = maps[usize::from(star)].bind(py).call1((function, items))?;
+    // In C from here to the end.
+    Ok(py.get_type::<PyList>().call1((mapped,))?.cast_into()?)
 }
 
 /// The bytes of a result, in which nothing is kept of the task.
@@ -369,16 +374,24 @@ impl FailureOf {
 
 /// Tasks, made of the caller's items as they are asked for.
 pub(crate) struct Source {
-    function: Py<PyAny>,
+    dumps: Py<PyAny>,
+    head: Vec<u8>,
     items: Py<PyIterator>,
     size: usize,
     failure: FailureOf,
 }
 
 impl Source {
-    pub(crate) fn new(function: &Bound<'_, PyAny>, items: &Bound<'_, PyAny>, size: usize) -> PyResult<Self> {
-        let items = items.try_iter()?.unbind();
-        Ok(Self { function: function.clone().unbind(), items, size, failure: FailureOf::default() })
+    pub(crate) fn new(
+        function: &Bound<'_, PyAny>,
+        star: bool,
+        items: &Bound<'_, PyAny>,
+        size: usize,
+    ) -> PyResult<Self> {
+        let maker = Maker::new(items.py())?;
+        let head = maker.head(function, star, size)?;
+        let (dumps, items) = (maker.dumps.unbind(), items.try_iter()?.unbind());
+        Ok(Self { dumps, head, items, size, failure: FailureOf::default() })
     }
 
     pub(crate) fn failure(&self) -> FailureOf {
@@ -386,10 +399,8 @@ impl Source {
     }
 
     fn make(&self, py: Python<'_>) -> PyResult<Option<Encoded>> {
-        let mut maker = Maker::new(py)?;
-        let mut chunks =
-            maker.chunks(self.function.bind(py), false, self.items.bind(py).clone(), self.size)?;
-        chunks.next()
+        let maker = Maker { py, dumps: self.dumps.bind(py).clone() };
+        maker.chunk(&self.head, &mut self.items.bind(py).clone(), self.size)
     }
 }
 

@@ -284,7 +284,10 @@ pub(crate) fn resume() -> u8 {
         fork::exit_now(NOT_STARTED);
     }
     if image::build_id().0 != baton.build_id {
-        give_up(&channel, "the program that was exec'ed is another build".to_owned());
+        let reason = "the program that was exec'ed is another build";
+        // Where the starter has no place for it, the user has.
+        eprintln!("broody: a process could not be started: {reason}");
+        give_up(&channel, reason.to_owned());
     }
     let first = CHANNEL + 2;
     let own = (first..first + RawFd::from(baton.own)).filter_map(|raw| {
