@@ -43,12 +43,14 @@ class Heap:
 
     def __init__(self, size=0):
         self._lock = threading.Lock()
-        self._arenas = []
         self._allocated_blocks = {}
         self._len_to_seq = {}
         self._pending_free_blocks = []
         self._mallocs = itertools.count()
         self._frees = itertools.count()
+
+    # Each block is an arena of its own.
+    _arenas = property(lambda self: list(self._allocated_blocks))
 
     # Each counter's next number is how often it was counted.
     _n_mallocs = property(lambda self: self._mallocs.__reduce__()[1][0])
@@ -63,16 +65,13 @@ class Heap:
         size = max(-(-size // self._alignment) * self._alignment, self._alignment)
         arena = Arena(size)
         next(self._mallocs)
-        self._arenas.append(arena)
         self._allocated_blocks[arena] = {(0, size)}
         return arena, 0, size
 
     def free(self, block):
         """The block is not in use any more. Each step is one operation of the interpreter's: this may be called in the middle of another one, by the
         garbage collector."""
-        arena = block[0]
-        self._allocated_blocks.pop(arena)
-        self._arenas.remove(arena)
+        self._allocated_blocks.pop(block[0])
         next(self._frees)
 
 

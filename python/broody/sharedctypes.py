@@ -30,7 +30,8 @@ def _type_of(typecode_or_type):
 def _place(kind, wrapper):
     """An object of the ctypes type `kind` in the memory of `wrapper`."""
     # From now on pickle knows how to send this type.
-    ForkingPickler.register(kind, _reduce)
+    if kind not in ForkingPickler._extra_reducers:
+        ForkingPickler.register(kind, _reduce)
     made = kind.from_buffer(wrapper.create_memoryview())
     made._wrapper = wrapper
     return made

@@ -237,15 +237,12 @@ impl Pickler {
 
     /// Nobody uses it any more.
     fn put_back(self, py: Python<'_>) {
-        // Buffers may run code when they are released.
-        let buffers = {
+        {
             let mut written = self.sink.get().written();
             if written.bytes.capacity() > KEPT {
                 written.bytes = Vec::new();
             }
-            std::mem::take(&mut written.buffers)
-        };
-        drop(buffers);
+        }
         if self.clear_memo.bind(py).call0().is_ok() {
             free_picklers().push(self);
         }
@@ -263,20 +260,17 @@ fn pickled<R>(
         written.bytes.clear();
         written.bytes.push(PICKLE);
     }
-    let result = match pickler.dump.bind(py).call1((object,)) {
-        Err(error) => Err(error),
-        Ok(_) => {
-            // Taken out: whoever puts may let others have the GIL.
-            let Written { bytes, buffers } = std::mem::take(&mut *pickler.sink.get().written());
-            let result = if buffers.is_empty() {
-                Ok(put(Message::Plain(&bytes)))
-            } else {
-                with_buffers(py, &bytes, &buffers).map(|message| put(Message::Encoded(&message)))
-            };
-            pickler.sink.get().written().bytes = bytes;
-            result
-        }
+    // One that fails is not used again.
+    pickler.dump.bind(py).call1((object,))?;
+    // Taken out: whoever puts may let others have the GIL.
+    let Written { bytes, buffers } = std::mem::take(&mut *pickler.sink.get().written());
+    let result = if buffers.is_empty() {
+        Ok(put(Message::Plain(&bytes)))
+    } else {
+        with_buffers(py, &bytes, &buffers).map(|message| put(Message::Encoded(&message)))
     };
+    pickler.sink.get().written().bytes = bytes;
+    drop(buffers);
     pickler.put_back(py);
     result
 }

@@ -72,8 +72,7 @@ fn class<'py>(
     cell.import(py, "broody.exceptions", name)
 }
 
-const DIED: &str =
-    "the process that held this lock before was ended while it held it: what the lock guards may be half-changed";
+const DIED: &str = "the process that held this lock before was ended while it held it: what the lock guards may be half-changed";
 
 /// The lock is this thread's, and its last holder died with it: says so.
 #[cold]
@@ -454,11 +453,7 @@ impl Semaphore {
 
     /// Gives a token. ValueError when there would be too many.
     fn release(&self) -> PyResult<()> {
-        if self.0.get()?.release().map_err(raised)? {
-            Ok(())
-        } else {
-            Err(PyValueError::new_err(TOO_OFTEN))
-        }
+        if self.0.get()?.release().map_err(raised)? { Ok(()) } else { Err(PyValueError::new_err(TOO_OFTEN)) }
     }
 
     /// How many tokens there are, at this instant.
@@ -535,7 +530,8 @@ impl Condition {
             let tokens = tokens.get().0.get()?;
             let acquire = || interrupt::ignoring(|| tokens.acquire(None));
             let release = || drop(tokens.release());
-            let (waited, interrupted) = waiting::wait_once(py, || condition.wait_around(limit, release, acquire));
+            let (waited, interrupted) =
+                waiting::wait_once(py, || condition.wait_around(limit, release, acquire));
             let taken =
                 |(notified, taken): (bool, broody::Result<bool>)| taken.map(|_| (notified, OwnerDied(false)));
             (waited.and_then(taken), interrupted)
