@@ -21,14 +21,17 @@ class TasksLostWarning(RuntimeWarning):
 
 
 class _End:
-    """One side of a queue, where somebody asks for it as if there were a pipe."""
+    """One side of a queue, for who asks for it as if there were a pipe. Made each time; that it is closed is known by the queue."""
 
     def __init__(self, queue):
         self._queue = queue
-        self.closed = queue._closed
+
+    @property
+    def closed(self):
+        return type(self) in self._queue._closed_ends
 
     def close(self):
-        self.closed = True
+        self._queue._closed_ends |= {type(self)}
 
     def _check(self):
         if self.closed:
@@ -68,27 +71,17 @@ class _Writer(_End):
 
 
 class _Ends:
-    """The two sides, made when they are asked for."""
+    """The two sides of a queue."""
 
     __class_getitem__ = classmethod(types.GenericAlias)
-    __ends = None
+    _closed_ends = frozenset()
+    _reader = property(_Reader)
+    _writer = property(_Writer)
 
-    def __both(self):
-        if self.__ends is None:
-            self.__ends = _Reader(self), _Writer(self)
-        return self.__ends
-
-    @property
-    def _reader(self):
-        return self.__both()[0]
-
-    @property
-    def _writer(self):
-        return self.__both()[1]
-
-    def _close_ends(self):
-        for end in self.__ends or ():
-            end.close()
+    def close(self):
+        """This process puts and gets no more."""
+        super().close()
+        self._closed_ends = frozenset((_Reader, _Writer))
 
 
 class Queue(_Ends, _broody.Queue):
@@ -111,11 +104,6 @@ class Queue(_Ends, _broody.Queue):
 
     def _is_empty(self):
         return self.qsize() == 0
-
-    def close(self):
-        """This process puts and gets no more."""
-        super().close()
-        self._close_ends()
 
     def join_thread(self):
         """Nothing: what was put is in the queue."""
@@ -163,10 +151,3 @@ class SimpleQueue(_Ends, _broody.SimpleQueue):
 
     def _is_empty(self):
         return self.empty()
-
-    def close(self):
-        """This process puts and gets no more."""
-        super().close()
-        # Made now at the latest, so that they say so.
-        _ = self._reader
-        self._close_ends()

@@ -145,6 +145,7 @@ class Condition(_broody.Condition):
         self._lock = lock
         self.acquire = lock.acquire
         self.release = lock.release
+        self._is_mine = getattr(lock, "_is_mine", lambda: True)
 
     def __getstate__(self):
         context.assert_spawning(self)
@@ -173,8 +174,7 @@ class Condition(_broody.Condition):
         return self._lock.locked()
 
     def _assert_mine(self, what):
-        is_mine = getattr(self._lock, "_is_mine", None)
-        if is_mine is not None and not is_mine():
+        if not self._is_mine():
             raise AssertionError(f"must acquire() condition before using {what}()")
 
     def wait(self, timeout=None):
