@@ -61,17 +61,17 @@ class BaseContext:
 
         return Pipe(duplex)
 
-    def Lock(self):
-        """A lock, not recursive."""
+    def Lock(self, *, strict=False):
+        """A lock, not recursive. A `strict` one raises `OwnerDiedError` after its holder died, instead of a warning."""
         from .synchronize import Lock
 
-        return Lock(ctx=self.get_context())
+        return Lock(ctx=self.get_context(), strict=strict)
 
-    def RLock(self):
-        """A recursive lock."""
+    def RLock(self, *, strict=False):
+        """A recursive lock; `strict` as for `Lock`."""
         from .synchronize import RLock
 
-        return RLock(ctx=self.get_context())
+        return RLock(ctx=self.get_context(), strict=strict)
 
     def Condition(self, lock=None):
         """A condition variable."""

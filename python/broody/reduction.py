@@ -11,7 +11,7 @@ import pickle
 import socket
 from abc import ABCMeta
 
-from . import context
+from . import _broody, context
 
 __all__ = ["send_handle", "recv_handle", "ForkingPickler", "register", "dump", "DupFd", "sendfds", "recvfds"]
 
@@ -33,6 +33,7 @@ class ForkingPickler(pickle.Pickler):
     def register(cls, type, reduce):
         """Pickles objects of `type` by what `reduce` gives for them."""
         cls._extra_reducers[type] = reduce
+        _broody.forget_picklers()
 
     @classmethod
     def dumps(cls, obj, protocol=None):

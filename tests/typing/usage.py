@@ -1,9 +1,13 @@
 """What a type checker has to make of the package: checked by mypy, never run."""
 
+import ctypes
 from typing import assert_type
 
 import broody
 from broody.pool import AsyncResult, Pool
+from broody.queues import Queue
+from broody.sharedctypes import Value
+from broody.synchronize import Barrier, Condition, Lock
 
 
 def square(x: int) -> float:
@@ -22,3 +26,14 @@ def main() -> None:
     ctx = broody.get_context("spawn")
     other = ctx.Process(target=square, args=(1,), orphan="keep")
     assert_type(other.pid, int | None)
+    numbers: Queue[int] = Queue(5)
+    numbers.put(1, timeout=0.5)
+    assert_type(numbers.get(), int)
+    with ctx.Lock(strict=True) as locked:
+        assert_type(locked, bool)
+    condition = Condition(Lock())
+    assert_type(condition.wait_for(lambda: True, 1), bool)
+    count = Value(ctypes.c_int, 5)
+    with count:
+        count.value += 1
+    assert_type(Barrier(2).wait(1.5), int)

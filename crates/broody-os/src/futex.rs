@@ -23,7 +23,10 @@ pub fn wait(word: &AtomicU32, value: u32, limit: Duration) -> Woken {
         tv_nsec: limit.subsec_nanos().into(),
     };
     match futex::wait(word, Flags::empty(), value, Some(&limit)) {
-        Err(rustix::io::Errno::TIMEDOUT) => Woken::TimedOut,
+        Err(rustix::io::Errno::TIMEDOUT) => {
+            crate::interrupt::look();
+            Woken::TimedOut
+        }
         Err(rustix::io::Errno::INTR) => {
             crate::interrupt::interrupted();
             Woken::Perhaps

@@ -110,13 +110,24 @@ impl Mapping {
 
     /// Maps `length` bytes from `offset` on. The caller knows that the memory does not shrink below their end.
     pub(crate) fn window(fd: &OwnedFd, offset: u64, length: usize, access: ProtFlags) -> Result<Self> {
+        Self::map(fd, offset, length, access, MapFlags::SHARED | MapFlags::NORESERVE)
+    }
+
+    fn map(fd: &OwnedFd, offset: u64, length: usize, access: ProtFlags, flags: MapFlags) -> Result<Self> {
         let length = NonZeroUsize::new(length).ok_or_else(|| Error::new("mmap", rustix::io::Errno::INVAL))?;
-        let (hint, flags) = (std::ptr::null_mut(), MapFlags::SHARED | MapFlags::NORESERVE);
+        let hint = std::ptr::null_mut();
         // SAFETY: the kernel chooses a fresh range, which nothing else refers to.
         let start = unsafe { rustix::mm::mmap(hint, length.get(), access, flags, fd, offset) };
         let start = start.map_err(|error| Error::new("mmap", error))?;
         let start = NonNull::new(start.cast()).ok_or_else(|| Error::new("mmap", rustix::io::Errno::NOMEM))?;
         Ok(Self { start, length })
+    }
+
+    /// Maps `length` bytes from `offset` on as they are now; what is written to them is this process's alone, and each fork's from there on. What others
+    /// write meanwhile may or may not be seen.
+    pub(crate) fn private_window(fd: &OwnedFd, offset: u64, length: usize) -> Result<Self> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        Self::map(fd, offset, length, access, MapFlags::PRIVATE | MapFlags::NORESERVE)
     }
 
     /// Maps pieces, each an offset and a length in whole pages and not empty, one behind the other.

@@ -98,6 +98,14 @@ impl SparseFile {
         }
     }
 
+    /// Maps the `length` bytes from `offset` on as they are now: what is written to them is this process's alone. They stay reserved meanwhile.
+    ///
+    /// # Errors
+    /// Of mmap(2).
+    pub fn map_private(&self, offset: u64, length: usize) -> Result<Mapping> {
+        Mapping::private_window(&self.descriptor, offset, length)
+    }
+
     /// Writes bytes without mapping them: for pages that are new it takes half the time, since they need not be zero first, and no fault each.
     /// Whether it could; if not, a part may be written.
     pub fn write(&self, offset: u64, bytes: &[u8]) -> bool {

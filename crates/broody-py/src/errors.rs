@@ -44,3 +44,9 @@ fn own<'py>(
     let fields = fields.into_pyobject(py)?;
     Ok(PyErr::from_value(class.getattr("_of")?.call1(fields)?))
 }
+
+/// As [`exception`], where nobody has the GIL at hand.
+#[cold]
+pub(crate) fn raised(error: Error) -> PyErr {
+    Python::attach(|py| exception(py, error))
+}

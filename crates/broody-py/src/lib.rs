@@ -4,9 +4,13 @@
 //! signals, whose handlers run in Python only between waits. The modules of `python/broody` give all of it the names that users know.
 
 mod errors;
+mod messages;
+mod pickling;
 mod pool;
 mod process;
 mod runtime;
+mod shared;
+mod sync;
 mod tasks;
 mod waiting;
 
@@ -16,9 +20,17 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _broody {
     #[pymodule_export]
+    use super::messages::{Queue, SimpleQueue};
+    #[pymodule_export]
+    use super::pickling::forget_picklers;
+    #[pymodule_export]
     use super::pool::{Pending, Pool, Stream};
     #[pymodule_export]
     use super::process::{Child, fork, own_descriptors, start};
     #[pymodule_export]
     use super::runtime::{Template, exit_now, install, resume, role, variables};
+    #[pymodule_export]
+    use super::shared::{Guarded, GuardedField, Memory};
+    #[pymodule_export]
+    use super::sync::{Barrier, Condition, Event, Lock, RLock, Semaphore};
 }

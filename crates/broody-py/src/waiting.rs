@@ -36,3 +36,32 @@ pub(crate) fn wait<T: Send>(
         }
     }
 }
+
+/// Runs `attempt`, a wait that cannot be begun again where it was, with all the time that it has. Signal handlers run in the middle of it; the first
+/// error that they raise ends it, and is given beside what was attempted.
+pub(crate) fn wait_once<T: Send>(py: Python<'_>, attempt: impl FnOnce() -> T + Send) -> (T, Option<PyErr>) {
+    let mut raised = None;
+    let value = py.detach(|| {
+        let mut go_on = || match Python::attach(|py| py.check_signals()) {
+            Ok(()) => true,
+            Err(error) => {
+                raised.get_or_insert(error);
+                false
+            }
+        };
+        interrupt::asking(&mut go_on, attempt)
+    });
+    (value, raised)
+}
+
+/// An argument of which only the truth counts, as Python's own functions take flags.
+#[derive(Clone, Copy)]
+pub(crate) struct Truth(pub(crate) bool);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Truth {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        object.is_truthy().map(Self)
+    }
+}

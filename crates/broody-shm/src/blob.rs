@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use broody_os::memory::Mapping;
+
 use crate::ArenaError;
 use crate::arena::{Arena, Held, Kind, Request};
 
@@ -62,6 +64,16 @@ impl Blob {
     /// The blob behind a handle; `None` when it is something else.
     pub fn from_held(held: Arc<Held>) -> Option<Self> {
         (held.kind() == Kind::Blob).then_some(Self { held })
+    }
+
+    /// The bytes as a copy that this process may change, of which each page is made when it is written to. `None` for a blob without pages of its
+    /// own, which is short. The blob is to be kept as long as the copy.
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork or without memory.
+    pub fn private_copy(&self) -> Result<Option<Mapping>, ArenaError> {
+        self.held.keep()?;
+        self.held.map_private()
     }
 
     /// The handle.

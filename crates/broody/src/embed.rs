@@ -28,6 +28,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::function::FunctionId;
 use crate::handle::{self, Outgoing};
 use crate::process::{Launch, Process, StartMethod, fork_this_process, take_all_own_descriptors};
+pub use crate::queue::{Buffer, MessageQueue, OwnBuffer, Received};
 use crate::supervisor::{child, server};
 use crate::{Result, Slice, boot, codec};
 
@@ -178,6 +179,17 @@ impl Encoded {
     pub fn new<E>(encode: impl FnOnce() -> Result<Vec<u8>, E>) -> Result<Self, E> {
         let (bytes, outgoing) = handle::collect(encode);
         Ok(Self { bytes: bytes?, buffers: Vec::new(), objects: RefCell::new(Some(outgoing)) })
+    }
+
+    /// Calls `send` with the objects, and gives them over if it succeeds.
+    pub(crate) fn deliver(&self, send: impl FnOnce(&Outgoing) -> Result<()>) -> Result<()> {
+        let objects = self.objects.take().unwrap_or_default();
+        let sent = send(&objects);
+        match sent {
+            Ok(()) => objects.hand_over(),
+            Err(_) => drop(self.objects.replace(Some(objects))),
+        }
+        sent
     }
 }
 

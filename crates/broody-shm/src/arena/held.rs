@@ -272,6 +272,14 @@ impl Held {
         &self.arena.hold(self.hold_index()).position
     }
 
+    /// Maps the pages of the body once more, for changes of this process's own; `None` where it has no pages.
+    pub(crate) fn map_private(&self) -> Result<Option<Mapping>, ArenaError> {
+        let Some(pages) = &self.pages else { return Ok(None) };
+        let length = (self.body.length as usize).next_multiple_of(4096);
+        debug_assert!(pages.len() >= length);
+        Ok(Some(self.arena.map_private(self.offset, length)?))
+    }
+
     /// The process has taken part in something whose other parties shall know if it dies.
     pub(crate) fn take_part(&self) {
         self.arena.hold(self.hold_index()).flags.fetch_or(super::TOOK_PART, Ordering::Relaxed);

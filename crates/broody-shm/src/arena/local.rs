@@ -138,6 +138,11 @@ impl Arena {
         Ok(mapped?)
     }
 
+    /// Maps pages for changes of this process's own.
+    pub(super) fn map_private(&self, offset: u64, length: usize) -> Result<Mapping, ArenaError> {
+        Ok(self.file.map_private(offset, length)?)
+    }
+
     /// Keeps a mapping for the next blob in its place.
     pub(super) fn keep_mapping(&self, offset: u64, mapping: Mapping) {
         if let Some(mut kept) = self.kept_mappings() {

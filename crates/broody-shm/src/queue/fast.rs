@@ -16,7 +16,7 @@ const SHORT: usize = 4096;
 impl Queue {
     /// Puts a message, if it can be done the short way. Whether it was.
     #[inline]
-    pub(super) fn put_short(&self, bytes: &[u8]) -> bool {
+    pub fn put_short(&self, bytes: &[u8]) -> bool {
         let control = self.control();
         let Ok(me) = self.held.owner() else { return false };
         if bytes.len() > SHORT {

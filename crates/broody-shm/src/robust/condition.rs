@@ -61,6 +61,13 @@ impl<W: Word> Line<W> {
         (u64::from(high.load(Ordering::Relaxed)) << 32) | u64::from(low.load(Ordering::Relaxed))
     }
 
+    /// Its state, if it waits for the condition `index`.
+    fn waits(&self, index: u32) -> Option<u32> {
+        // Acquire: pairs with both releases of the line. The state first: if it is the same when it is changed, the object was of this use.
+        let state = self.state.load(Ordering::Acquire);
+        (is(state, WAITING) && self.object.load(Ordering::Acquire) == index + 1).then_some(state)
+    }
+
     /// It waits for nothing any more.
     pub(crate) fn clear(&self) {
         self.object.store(0, Ordering::Relaxed);
@@ -169,12 +176,8 @@ pub(crate) fn notify_waiters<W: Word + 'static>(
     count: u32,
     wake: impl Fn(&W),
 ) -> u32 {
-    // Acquire: pairs with both releases of the line. The state first: if it is the same when it is changed, the object was of this use.
-    let waits = |line: &Line<W>| {
-        let state = line.state.load(Ordering::Acquire);
-        (is(state, WAITING) && line.object.load(Ordering::Acquire) == index + 1).then_some(state)
-    };
-    let waiting = lines.lines().filter_map(|line| waits(line).map(|state| (line.ticket(), state, line)));
+    let waiting =
+        lines.lines().filter_map(|line| line.waits(index).map(|state| (line.ticket(), state, line)));
     let mut waiting: Vec<_> = waiting.collect();
     waiting.sort_by_key(|(ticket, ..)| *ticket);
     let mut notified = 0;
@@ -222,6 +225,16 @@ impl Handle<Condition> {
         let (index, line) = (self.held().name().index, &claimed.waiter.line);
         let notified = words.wait(arena, line, index, release, sleep, || arena.note_rescue());
         Ok((notified, acquire()))
+    }
+
+    /// How many wait and are not notified.
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    pub fn waiting(&self) -> Result<usize, ArenaError> {
+        let (_, _, arena) = self.enter()?;
+        let index = self.held().name().index;
+        Ok(arena.lines().filter(|line| line.waits(index).is_some()).count())
     }
 
     /// Notifies the `count` that have waited longest. How many there were.

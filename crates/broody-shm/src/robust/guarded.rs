@@ -46,15 +46,31 @@ impl Guarded {
         parking: &impl Parking,
         deadline: Deadline,
     ) -> Result<Acquired, TimedOut> {
-        if self.is_held_by(me, thread) {
-            self.depth.fetch_add(1, Ordering::Relaxed);
-            return Ok(Acquired { owner_died: false });
+        if let Some(acquired) = self.try_acquire_again(me, thread) {
+            return Ok(acquired);
         }
         let acquired = self.word.acquire(me, parking, deadline)?;
+        self.begin(thread);
+        Ok(acquired)
+    }
+
+    /// Takes the lock once more if this thread has it, or else if it is free.
+    #[inline]
+    pub fn try_acquire_again(&self, me: Owner, thread: u64) -> Option<Acquired> {
+        if self.is_held_by(me, thread) {
+            self.depth.store(self.depth.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            return Some(Acquired { owner_died: false });
+        }
+        let acquired = self.word.try_acquire(me)?;
+        self.begin(thread);
+        Some(acquired)
+    }
+
+    #[inline]
+    fn begin(&self, thread: u64) {
         // Relaxed: only this thread reads its own number there and finds it its own.
         self.thread.store(thread, Ordering::Relaxed);
         self.depth.store(1, Ordering::Relaxed);
-        Ok(acquired)
     }
 
     /// Gives the lock back once. `false` when this thread does not hold it.
@@ -62,7 +78,10 @@ impl Guarded {
         if !self.is_held_by(me, thread) {
             return false;
         }
-        if self.depth.fetch_sub(1, Ordering::Relaxed) == 1 {
+        // Only the holder writes it.
+        let depth = self.depth.load(Ordering::Relaxed) - 1;
+        self.depth.store(depth, Ordering::Relaxed);
+        if depth == 0 {
             self.thread.store(0, Ordering::Relaxed);
             self.word.release(me, parking);
         }
@@ -164,6 +183,31 @@ impl Handle<Guarded> {
     pub fn acquire(&self, deadline: Deadline) -> Result<Option<Acquired>, ArenaError> {
         let (words, me, arena) = self.enter()?;
         Ok(words.word.acquire(me, arena, deadline).ok())
+    }
+
+    /// Takes the lock if it is free.
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    #[inline]
+    pub fn try_acquire(&self) -> Result<Option<Acquired>, ArenaError> {
+        let (words, me, _) = self.enter()?;
+        Ok(words.word.try_acquire(me))
+    }
+
+    /// Takes the lock if it is free, or if the calling thread has it already.
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    #[inline]
+    pub fn try_acquire_again(&self) -> Result<Option<Acquired>, ArenaError> {
+        let (words, me, _) = self.enter()?;
+        Ok(words.try_acquire_again(me, this_thread()))
+    }
+
+    /// Whether the calling process holds it.
+    pub fn is_held_here(&self) -> bool {
+        self.enter().is_ok_and(|(words, me, _)| words.word.holder() == Some(me))
     }
 
     /// Takes the lock, waiting for it until `deadline`; `None` when the time was over. Also gives what gives it back.

@@ -78,9 +78,17 @@ impl<W: Word> Semaphore<W> {
     /// # Errors
     /// [`Overflow`]; the value is as it was.
     pub fn release(&self, parking: &impl Parking<W>, count: u32) -> Result<(), Overflow> {
+        self.release_to(parking, count, MOST)
+    }
+
+    /// As [`release`](Self::release), where there may be `most` tokens.
+    ///
+    /// # Errors
+    /// [`Overflow`]; the value is as it was.
+    pub fn release_to(&self, parking: &impl Parking<W>, count: u32, most: u32) -> Result<(), Overflow> {
         let mut value = self.value.load(Ordering::Relaxed);
         loop {
-            let more = value.checked_add(count).filter(|value| *value <= MOST).ok_or(Overflow)?;
+            let more = value.checked_add(count).filter(|value| *value <= most).ok_or(Overflow)?;
             // Release: what was done before is seen by who takes the token.
             match self.value.compare_exchange(value, more, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => break,
@@ -124,13 +132,30 @@ impl Handle<Semaphore> {
         Ok(words.acquire(arena, deadline).is_ok())
     }
 
+    /// Takes a token if there is one. Whether there was.
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    #[inline]
+    pub fn try_acquire(&self) -> Result<bool, ArenaError> {
+        Ok(self.enter()?.0.try_acquire())
+    }
+
     /// See [`Semaphore::release`]. Whether there was room for the tokens.
     ///
     /// # Errors
     /// [`ArenaError`], in a fork.
     pub fn release(&self, count: u32) -> Result<bool, ArenaError> {
+        self.release_to(count, MOST)
+    }
+
+    /// See [`Semaphore::release_to`]. Whether there was room for the tokens.
+    ///
+    /// # Errors
+    /// [`ArenaError`], in a fork.
+    pub fn release_to(&self, count: u32, most: u32) -> Result<bool, ArenaError> {
         let (words, _, arena) = self.enter()?;
-        let released = words.release(arena, count).is_ok();
+        let released = words.release_to(arena, count, most).is_ok();
         words.watchers.tell(arena);
         Ok(released)
     }

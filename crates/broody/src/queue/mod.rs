@@ -8,11 +8,13 @@ mod bytes;
 mod core;
 mod faces;
 mod joinable;
+mod messages;
 mod pipe;
 mod typed;
 
 pub use bytes::{Bytes, BytesQueue};
 pub use faces::{Iter, Takes};
 pub use joinable::{JoinableBytesQueue, JoinableQueue};
+pub use messages::{Buffer, MessageQueue, OwnBuffer, Received};
 pub use pipe::{Connection, Receiver, Sender, channel, channel_bytes, pipe, pipe_bytes};
 pub use typed::{Queue, QueueBuilder};

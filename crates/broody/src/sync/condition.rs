@@ -122,6 +122,27 @@ impl Condition {
         Ok((notified, OwnerDied(acquired?.owner_died)))
     }
 
+    /// As [`wait_with`](Self::wait_with), for a lock of any kind, which the caller has: `release` gives it back altogether, and `acquire` takes it again.
+    ///
+    /// # Errors
+    /// [`Memory`](Error::Memory) in a fork, after it was gone, or where too many wait; then neither was called.
+    pub fn wait_around<R>(
+        &self,
+        limit: Option<Duration>,
+        release: impl FnOnce(),
+        acquire: impl FnOnce() -> R,
+    ) -> Result<(bool, R)> {
+        Ok(self.0.wait(deadline(limit), release, acquire)?)
+    }
+
+    /// How many wait and are not notified, at this instant.
+    ///
+    /// # Errors
+    /// [`Memory`](Error::Memory) in a fork, after it was gone.
+    pub fn waiting(&self) -> Result<usize> {
+        Ok(self.0.waiting()?)
+    }
+
     /// Notifies one waiter, the one that has waited longest. Whether there was one.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
+use broody_os::interrupt;
 use broody_shm::handle::Handle;
 use broody_shm::robust::guarded::{Guarded, Held};
 use broody_shm::sync::Deadline;
@@ -274,6 +275,20 @@ impl BareLock {
         Ok(acquired.map(|acquired| OwnerDied(acquired.owner_died)))
     }
 
+    /// Takes the lock if it is free, without any wait. `None` when it is not; else whether its last holder died with it.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    #[inline]
+    pub fn try_acquire(&self) -> Result<Option<OwnerDied>> {
+        Ok(self.0.try_acquire()?.map(|acquired| OwnerDied(acquired.owner_died)))
+    }
+
+    /// Whether this process has the lock, by any of its threads.
+    pub fn is_held_here(&self) -> bool {
+        self.0.is_held_here()
+    }
+
     /// Gives the lock back, whoever has it.
     ///
     /// # Errors
@@ -301,5 +316,9 @@ sent_as_handle!(BareLock; |lock| lock.0.held(), |held| {
 
 /// A limit as the primitives take it.
 pub(crate) fn deadline(limit: Option<Duration>) -> Deadline {
-    limit.map_or(Deadline::Never, Deadline::after)
+    match limit {
+        Some(limit) => Deadline::after(limit),
+        None if interrupt::is_watched() => Deadline::OrSignal(None),
+        None => Deadline::Never,
+    }
 }

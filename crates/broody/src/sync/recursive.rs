@@ -79,6 +79,20 @@ impl RLock {
         Ok(acquired.map(|acquired| OwnerDied(acquired.owner_died)))
     }
 
+    /// Takes the lock if it is free or this thread's, without any wait. `None` when another one has it; else whether its last holder died with it.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    #[inline]
+    pub fn try_acquire(&self) -> Result<Option<OwnerDied>> {
+        Ok(self.0.try_acquire_again()?.map(|acquired| OwnerDied(acquired.owner_died)))
+    }
+
+    /// Whether this process has the lock, by any of its threads.
+    pub fn is_held_here(&self) -> bool {
+        self.0.is_held_here()
+    }
+
     /// Gives the lock back once.
     ///
     /// # Errors

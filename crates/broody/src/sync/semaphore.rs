@@ -53,6 +53,27 @@ impl Semaphore {
         Ok(acquired?)
     }
 
+    /// Takes a token if there is one, without any wait. Whether there was.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    #[inline]
+    pub fn try_acquire(&self) -> Result<bool> {
+        let acquired = self.0.try_acquire()?;
+        if acquired {
+            self.0.after_take();
+        }
+        Ok(acquired)
+    }
+
+    /// As [`release`](Self::release), where there may be `most` tokens. Whether there was room for them.
+    ///
+    /// # Errors
+    /// [`Memory`](Error::Memory) in a fork, after it was gone.
+    pub fn release_to(&self, count: u32, most: u32) -> Result<bool> {
+        Ok(self.0.release_to(count, most)?)
+    }
+
     /// Gives `count` tokens.
     ///
     /// # Errors
@@ -111,6 +132,9 @@ sent_as_handle!(Semaphore; |semaphore| semaphore.0.held(), |held| Handle::from_h
 pub struct BoundedSemaphore(Arc<Watched<Handle<Permits>>>);
 
 impl BoundedSemaphore {
+    /// The most permits that one can have.
+    pub const MOST: u32 = Permits::MOST;
+
     /// Makes `permits` permits, all free.
     ///
     /// # Errors
