@@ -3,9 +3,11 @@
 //! Waiting, framing, dispatch and state are the engine's. What is here turns its calls into Python's: arguments, exceptions, the GIL, and
 //! signals, whose handlers run in Python only between waits. The modules of `python/broody` give all of it the names that users know.
 
+mod connection;
 mod errors;
 mod process;
 mod runtime;
+mod sharer;
 mod waiting;
 
 use pyo3::prelude::*;
@@ -14,7 +16,11 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _broody {
     #[pymodule_export]
+    use super::connection::{Connection, pipe, wait_for_any};
+    #[pymodule_export]
     use super::process::{Child, fork, own_descriptors, start};
     #[pymodule_export]
     use super::runtime::{Template, exit_now, install, resume, role, variables};
+    #[pymodule_export]
+    use super::sharer::{close_desk, leave_descriptor, take_descriptor};
 }
