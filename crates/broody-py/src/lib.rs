@@ -7,6 +7,7 @@ mod connection;
 mod errors;
 mod process;
 mod runtime;
+mod shared_memory;
 mod sharer;
 mod waiting;
 
@@ -21,6 +22,8 @@ mod _broody {
     use super::process::{Child, fork, own_descriptors, start};
     #[pymodule_export]
     use super::runtime::{Template, exit_now, install, resume, role, variables};
+    #[pymodule_export]
+    use super::shared_memory::{NamedMemory, forget_name, remove_name};
     #[pymodule_export]
     use super::sharer::{close_desk, leave_descriptor, take_descriptor};
 }

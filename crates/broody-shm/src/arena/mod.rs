@@ -12,6 +12,7 @@
 //! | [`holds`] | who keeps what alive |
 //! | [`local`] | what a process knows of its own, and what its forks inherit |
 //! | [`held`] | a process's own handle on an object |
+//! | [`names`] | files with names that go with the program |
 //! | [`transit`] | handles on their way to another process |
 //! | [`waiters`] | who sleeps where, and the broadcast after a death |
 //! | [`recovery`] | what is put right when a process has died |
@@ -29,6 +30,7 @@ mod held;
 mod holds;
 mod layout;
 mod local;
+mod names;
 mod objects;
 mod pages;
 mod recovery;

@@ -445,7 +445,7 @@ impl Server {
             events::poll(&[self.ends.as_fd()], Some(Instant::now() + Duration::from_millis(2)))?;
         }
         self.scan_at = None;
-        self.repairs.last();
+        self.repairs.last(self.is_alone());
         if let Some(asker) = self.quitting.take() {
             tell(&asker, &Notice::Gone);
         }
