@@ -1,7 +1,693 @@
-"""To come."""
+"""Pools of worker processes, and of threads.
+
+`Pool` is the standard module's, on the engine: what a worker was doing when it died is known, a failing initializer is an error, iterators are taken only as
+far ahead as the workers need, and tasks may have limits. Behaviour of what both have:
+https://docs.python.org/3/library/multiprocessing.html#module-multiprocessing.pool
+"""
+
+import itertools
+import os
+import pickle
+import queue
+import threading
+import traceback
+import warnings
+
+from . import TimeoutError, _broody, _runtime, get_context, process, util
+
+__all__ = ["Pool", "ThreadPool"]
+
+INIT = "INIT"
+RUN = "RUN"
+CLOSE = "CLOSE"
+TERMINATE = "TERMINATE"
+
+job_counter = itertools.count()
+
+# Exceptions that come from workers
 
 
-def __getattr__(name):
-    if name.startswith("__"):
-        raise AttributeError(name)
-    return type(name, (), {"__init__": lambda self, *args, **kwargs: None})
+class RemoteTraceback(Exception):
+    """The traceback of an exception in another process, as text: the exception's cause."""
+
+    def __init__(self, tb):
+        self.tb = tb
+
+    def __str__(self):
+        return self.tb
+
+
+class ExceptionWithTraceback:
+    """An exception on its way to another process, with its traceback as text."""
+
+    def __init__(self, exc, tb):
+        text = "".join(traceback.format_exception(type(exc), exc, tb))
+        # What the traceback holds would otherwise live as long as the exception.
+        exc.__traceback__ = None
+        self.exc = exc
+        self.tb = f'\n"""\n{text}"""'
+
+    def __reduce__(self):
+        return rebuild_exc, (self.exc, self.tb)
+
+
+def rebuild_exc(exc, tb):
+    exc.__cause__ = RemoteTraceback(tb)
+    return exc
+
+
+class MaybeEncodingError(Exception):
+    """What a task gave, or raised, cannot be pickled or unpickled. `exc` and `value` are texts: why, and what it was."""
+
+    def __init__(self, exc, value):
+        self.exc = repr(exc)
+        self.value = repr(value)
+        super().__init__(self.exc, self.value)
+
+    def __str__(self):
+        return f"Error sending result: '{self.value}'. Reason: '{self.exc}'"
+
+    def __repr__(self):
+        return f"<{type(self).__name__}: {self}>"
+
+
+def _raised(data):
+    """The exception that a task raised."""
+    if not data:
+        return RuntimeError("a task raised an exception that its worker could not tell")
+    return pickle.loads(data)
+
+
+# What a worker begins with
+
+# In the host: what workers that are forks of it find here. By the pool's number.
+_forked_with = {}
+_numbers = itertools.count(1)
+
+
+class _Worker:
+    """A worker process, as far as `Pool._pool` shows it."""
+
+    def __init__(self, pool, pid):
+        self._pool = pool
+        self.pid = self.ident = pid
+        self.daemon = True
+
+    def is_alive(self):
+        return self.pid in self._pool.worker_pids()
+
+    @property
+    def exitcode(self):
+        return None if self.is_alive() else 0
+
+    def __repr__(self):
+        return f"<worker pid={self.pid}>"
+
+
+class Pool:
+    """Processes that run functions.
+
+    processes: how many; as many as CPUs may be used, if not given. A pair is a least and a greatest number: the pool grows while tasks wait.
+    initializer, initargs: called in each worker before its first task. If it raises, the pool gives up after some tries with `PoolBrokenError`.
+    maxtasksperchild: after so many tasks a worker is replaced.
+
+    Beyond the standard module's:
+
+    timeout, soft_timeout: how long a task may run, in seconds: then its worker is ended and it fails with `TaskTimeoutError`; it gets a signal.
+    retries, backoff: how often a task is run again whose worker died; the seconds before the first retry, twice as many before each further one.
+    memory_limit: how many bytes a task may take; then its worker is ended and it fails with `TaskMemoryError`.
+    maxmemoryperchild: beyond so many bytes a worker is replaced.
+    policy: 'fcfs', 'sjf', 'round_robin' or 'mlfq': whose turn it is.
+    max_queue: how many tasks may wait; who hands in one more waits.
+    """
+
+    _wrap_exception = True
+
+    @staticmethod
+    def Process(ctx, *args, **kwds):
+        return ctx.Process(*args, **kwds)
+
+    def __init__(
+        self,
+        processes=None,
+        initializer=None,
+        initargs=(),
+        maxtasksperchild=None,
+        context=None,
+        *,
+        timeout=None,
+        soft_timeout=None,
+        retries=None,
+        backoff=None,
+        memory_limit=None,
+        maxmemoryperchild=None,
+        policy=None,
+        max_queue=None,
+        idle_timeout=None,
+        start_timeout=None,
+        name=None,
+        nice=None,
+        pin_cpus=None,
+    ):
+        # For __del__, if something is refused below.
+        self._state = INIT
+        self._ctx = context or get_context()
+        if processes is None:
+            processes = _cpus()
+        least, most = processes if isinstance(processes, tuple) else (processes, processes)
+        if most < 1:
+            raise ValueError("Number of processes must be at least 1")
+        if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
+            raise ValueError("maxtasksperchild must be a positive int or None")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._processes = most
+        self._maxtasksperchild = maxtasksperchild
+        self._initializer = initializer
+        self._initargs = initargs
+        method = self._ctx.get_start_method()
+        _runtime.prepare(method)
+        util._flush_std_streams()
+        settings = {
+            "name": name,
+            "tasks": _terms(timeout, soft_timeout, retries, backoff, memory_limit),
+            "tasks_per_worker": maxtasksperchild,
+            "memory_per_worker": maxmemoryperchild,
+            "idle_timeout": idle_timeout,
+            "start_timeout": start_timeout,
+            "max_queue": max_queue,
+            "nice": nice,
+            "pin_cpus": pin_cpus,
+            "policy": policy,
+        }
+        # The numbers that its workers' `_identity` begins with: as if each were a Process that this one has made.
+        first = next(process._process_counter)
+        for _ in range(most - 1):
+            next(process._process_counter)
+        from . import _worker
+
+        begin = _worker.Begin(self, method, first)
+        if method == "fork":
+            number = next(_numbers)
+            _forked_with[number] = begin
+            util.Finalize(self, _forked_with.pop, (number, None))
+            encode = lambda: b"%d" % number  # noqa: E731
+        else:
+            encode = begin.encode
+        self._engine = _broody.Pool(method, (least, most), encode, settings)
+        self._terminate = util.Finalize(self, _end, (self._engine,), exitpriority=15)
+        self._state = RUN
+
+    def __del__(self, _warn=warnings.warn, RUN=RUN):
+        if self._state == RUN:
+            _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
+
+    def __repr__(self):
+        cls = type(self)
+        return f"<{cls.__module__}.{cls.__qualname__} state={self._state} pool_size={self._processes}>"
+
+    def __reduce__(self):
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+    def __enter__(self):
+        self._check_running()
+        return self
+
+    def __exit__(self, exc_type, exc_val, exc_tb):
+        self.terminate()
+
+    @property
+    def _pool(self):
+        """The workers."""
+        return [_Worker(self._engine, pid) for pid in self._engine.worker_pids()]
+
+    def _repopulate_pool(self):
+        """Nothing: workers that end are replaced at once."""
+
+    def _check_running(self):
+        if self._state != RUN:
+            raise ValueError("Pool not running")
+
+    # Handing in
+
+    def apply(self, func, args=(), kwds={}):
+        """`func(*args, **kwds)` in a worker."""
+        return self.apply_async(func, args, kwds).get()
+
+    def apply_async(
+        self,
+        func,
+        args=(),
+        kwds={},
+        callback=None,
+        error_callback=None,
+        *,
+        timeout=None,
+        soft_timeout=None,
+        retries=None,
+        backoff=None,
+        memory_limit=None,
+        cost=None,
+        priority=None,
+    ):
+        """`func(*args, **kwds)` in a worker, later. Gives an `AsyncResult`. What is said of the task goes before what the pool says."""
+        self._check_running()
+        terms = _terms(timeout, soft_timeout, retries, backoff, memory_limit, cost, priority)
+        return ApplyResult(self._engine.apply(func, args, kwds, terms), callback, error_callback)
+
+    def map(self, func, iterable, chunksize=None, **terms):
+        """The results of `func` for each item, in the items' order."""
+        return self._map_now(func, iterable, False, chunksize, terms)
+
+    def map_async(self, func, iterable, chunksize=None, callback=None, error_callback=None, **terms):
+        """As `map`, later. Gives an `AsyncResult`."""
+        return self._map(func, iterable, False, chunksize, callback, error_callback, terms)
+
+    def starmap(self, func, iterable, chunksize=None, **terms):
+        """As `map`; each item is a tuple of arguments."""
+        return self._map_now(func, iterable, True, chunksize, terms)
+
+    def starmap_async(self, func, iterable, chunksize=None, callback=None, error_callback=None, **terms):
+        """As `starmap`, later. Gives an `AsyncResult`."""
+        return self._map(func, iterable, True, chunksize, callback, error_callback, terms)
+
+    def _chunks(self, iterable, chunksize):
+        self._check_running()
+        if not hasattr(iterable, "__len__"):
+            iterable = list(iterable)
+        if chunksize is None:
+            chunksize, extra = divmod(len(iterable), self._processes * 4)
+            chunksize += bool(extra)
+        return iterable, max(chunksize, 1)
+
+    def _map_now(self, func, iterable, star, chunksize, terms):
+        iterable, chunksize = self._chunks(iterable, chunksize)
+        if chunksize == 1:
+            return MapResult(self._engine.map(func, iterable, star, 1, _terms(**terms)), 1).get()
+        # Workers run the first chunks while the next ones are pickled.
+        stream = self._engine.imap(func, iterable, star, chunksize, True, _terms(**terms))
+        results, failure = [], None
+        while True:
+            try:
+                results += stream.next()
+            except StopIteration:
+                break
+            except Exception as error:
+                # All are run before the first one's error is told.
+                failure = failure or error
+        if failure is not None:
+            raise failure
+        return results
+
+    def _map(self, func, iterable, star, chunksize, callback, error_callback, terms):
+        iterable, chunksize = self._chunks(iterable, chunksize)
+        pending = self._engine.map(func, iterable, star, chunksize, _terms(**terms))
+        return MapResult(pending, chunksize, callback, error_callback)
+
+    def imap(self, func, iterable, chunksize=1, *, buffersize=None, **terms):
+        """An iterator over the results, in the items' order. Items are taken as results are asked for, only as far ahead as the workers need."""
+        return self._imap(IMapIterator, func, iterable, chunksize, True, terms)
+
+    def imap_unordered(self, func, iterable, chunksize=1, *, buffersize=None, **terms):
+        """As `imap`, each result as soon as it is there."""
+        return self._imap(IMapUnorderedIterator, func, iterable, chunksize, False, terms)
+
+    def _imap(self, kind, func, iterable, chunksize, ordered, terms):
+        self._check_running()
+        if chunksize < 1:
+            raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
+        return kind(self._engine.imap(func, iterable, False, chunksize, ordered, _terms(**terms)), chunksize)
+
+    # The end
+
+    def close(self):
+        """Takes no more tasks. The workers end when those that there are are done."""
+        if self._state == RUN:
+            self._state = CLOSE
+            self._engine.close()
+
+    def terminate(self):
+        """Ends the workers at once."""
+        self._state = TERMINATE
+        self._terminate()
+
+    def join(self):
+        """Waits until the workers have ended."""
+        if self._state == RUN:
+            raise ValueError("Pool is still running")
+        if self._state not in (CLOSE, TERMINATE):
+            raise ValueError("In unknown state")
+        self._engine.join()
+
+    def stats(self):
+        """How the pool stands, and what it has done: numbers by name."""
+        return self._engine.stats()
+
+
+def _end(engine):
+    engine.terminate()
+    engine.join()
+
+
+def _cpus():
+    count = getattr(os, "process_cpu_count", None)
+    return (count() if count else len(os.sched_getaffinity(0))) or 1
+
+
+def _terms(
+    timeout=None, soft_timeout=None, retries=None, backoff=None, memory_limit=None, cost=None, priority=None
+):
+    """What is said of tasks; None if it is nothing."""
+    terms = {
+        "timeout": timeout,
+        "soft_timeout": soft_timeout,
+        "retries": retries,
+        "backoff": backoff,
+        "memory_limit": memory_limit,
+        "cost": cost,
+        "priority": priority,
+    }
+    return terms if any(value is not None for value in terms.values()) else None
+
+
+# Results
+
+
+class AsyncResult:
+    """The result of a task that was handed in."""
+
+    def __init__(self, pending, callback=None, error_callback=None):
+        self._pending = pending
+        self._outcome = None
+        self._callbacks = (callback, error_callback)
+        if callback or error_callback:
+            self._lock = threading.Lock()
+            pending.on_done(self._settle)
+
+    def ready(self):
+        """Whether the task is over."""
+        return self._outcome is not None or self._pending.ready()
+
+    def successful(self):
+        """Whether it returned. It must be over."""
+        if not self.ready():
+            raise ValueError(f"{self!r} not ready")
+        self._settle()
+        return self._outcome[0]
+
+    def wait(self, timeout=None):
+        """Waits until the task is over, at most for `timeout` seconds."""
+        if self._outcome is None and self._pending.wait(timeout):
+            self._settle()
+
+    def get(self, timeout=None):
+        """What the task returned; raises what it raised, and `TimeoutError` if it is not over in `timeout` seconds."""
+        self.wait(timeout)
+        if self._outcome is None:
+            raise TimeoutError
+        success, value = self._outcome
+        if success:
+            return value
+        raise value
+
+    def cancel(self):
+        """Gives the task up; a worker that runs it is ended and replaced. Whether it was not over yet."""
+        return self._pending.cancel()
+
+    def _settle(self):
+        """Takes the result, and calls the callback: whoever comes first, the engine's thread or who waits."""
+        if self._callbacks == (None, None):
+            self._take()
+            return
+        with self._lock:
+            if self._outcome is None:
+                self._take(*self._callbacks)
+
+    def _take(self, callback=None, error_callback=None):
+        if self._outcome is not None:
+            return
+        try:
+            outcome = (True, self._value(self._pending.get()))
+        except BaseException as error:
+            outcome = (False, error)
+        try:
+            call = callback if outcome[0] else error_callback
+            if call:
+                call(outcome[1])
+        except BaseException:
+            traceback.print_exc()
+        self._outcome = outcome
+
+    def _value(self, answers):
+        return answers[0]
+
+    def __class_getitem__(cls, item):
+        import types
+
+        return types.GenericAlias(cls, item)
+
+
+ApplyResult = AsyncResult
+
+
+class MapResult(AsyncResult):
+    """The results of tasks that were handed in together."""
+
+    def __init__(self, pending, chunksize, callback=None, error_callback=None):
+        self._chunksize = chunksize
+        super().__init__(pending, callback, error_callback)
+
+    def _value(self, answers):
+        if self._chunksize == 1:
+            return answers
+        return list(itertools.chain.from_iterable(answers))
+
+
+class IMapIterator:
+    """Results as they come."""
+
+    def __init__(self, stream, chunksize=1):
+        self._stream = stream
+        self._chunksize = chunksize
+        self._chunk = iter(())
+
+    def __iter__(self):
+        return self
+
+    def next(self, timeout=None):
+        """The next result; `TimeoutError` if it is not there in `timeout` seconds."""
+        if self._chunksize == 1:
+            return self._next(timeout)
+        for result in self._chunk:
+            return result
+        self._chunk = iter(self._next(timeout))
+        return next(self._chunk)
+
+    def _next(self, timeout):
+        answer = self._stream.next(timeout)
+        if answer is None:
+            raise TimeoutError
+        return answer
+
+    __next__ = next
+
+
+class IMapUnorderedIterator(IMapIterator):
+    """Results as they come, in whatever order."""
+
+
+# Threads
+
+
+class ThreadPool(Pool):
+    """Threads of this process that run functions: the same face."""
+
+    _wrap_exception = False
+
+    @staticmethod
+    def Process(ctx, *args, **kwds):
+        from .dummy import Process
+
+        return Process(*args, **kwds)
+
+    def __init__(self, processes=None, initializer=None, initargs=()):
+        self._state = INIT
+        if processes is None:
+            processes = _cpus()
+        if processes < 1:
+            raise ValueError("Number of processes must be at least 1")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._processes = processes
+        self._engine = _Threads(processes, initializer, initargs)
+        self._terminate = util.Finalize(self, _end, (self._engine,), exitpriority=15)
+        self._state = RUN
+
+    @property
+    def _pool(self):
+        return list(self._engine.threads)
+
+
+class _Threads:
+    """What a pool of threads asks of its engine."""
+
+    def __init__(self, count, initializer, initargs):
+        self.tasks = queue.SimpleQueue()
+        self.terminated = False
+        self.done = 0
+        from .dummy import Process
+
+        self.threads = [
+            Process(target=self.work, args=(initializer, initargs)) for _ in range(count)
+        ]
+        for thread in self.threads:
+            thread.daemon = True
+            thread.start()
+
+    def work(self, initializer, initargs):
+        if initializer is not None:
+            initializer(*initargs)
+        while (task := self.tasks.get()) is not None:
+            if not self.terminated:
+                task()
+                self.done += 1
+            del task
+
+    def apply(self, function, arguments, keywords, terms):
+        pending = _Gathered(1)
+        self.tasks.put(lambda: pending.run(0, lambda: function(*arguments, **keywords)))
+        return pending
+
+    def map(self, function, items, star, chunk_size, terms):
+        call = (lambda item: function(*item)) if star else function
+        chunks = list(_chunks(items, chunk_size))
+        pending = _Gathered(len(chunks))
+        for index, chunk in enumerate(chunks):
+            if chunk_size == 1:
+                run = lambda chunk=chunk: call(chunk[0])  # noqa: E731
+            else:
+                run = lambda chunk=chunk: [call(item) for item in chunk]  # noqa: E731
+            self.tasks.put(lambda index=index, run=run: pending.run(index, run))
+        return pending
+
+    def imap(self, function, items, star, chunk_size, ordered, terms):
+        return _Streamed(self, function, star, iter(items), chunk_size, ordered)
+
+    def worker_pids(self):
+        return [os.getpid()]
+
+    def stats(self):
+        return {"workers": len(self.threads), "waiting": self.tasks.qsize(), "done": self.done}
+
+    def close(self):
+        for _ in self.threads:
+            self.tasks.put(None)
+
+    def terminate(self):
+        self.terminated = True
+        self.close()
+
+    def join(self):
+        for thread in self.threads:
+            if thread is not threading.current_thread():
+                thread.join()
+
+
+def _chunks(items, size):
+    items = iter(items)
+    while chunk := list(itertools.islice(items, size)):
+        yield chunk
+
+
+class _Gathered:
+    """The answers of a fixed number of tasks."""
+
+    def __init__(self, count):
+        self.answers = [None] * count
+        self.error = None
+        self.missing = count
+        self.changed = threading.Condition()
+        self.cancelled = False
+        self.callbacks = []
+
+    def run(self, index, task):
+        answer, error = None, None
+        try:
+            if self.cancelled:
+                from .exceptions import TaskCancelledError
+
+                raise TaskCancelledError._of(index)
+            answer = task()
+        except Exception as raised:
+            error = raised
+        with self.changed:
+            self.answers[index] = answer
+            self.error = self.error or error
+            self.missing -= 1
+            callbacks = self.callbacks if self.missing == 0 else ()
+            self.changed.notify_all()
+        for callback in callbacks:
+            callback()
+
+    def ready(self):
+        return self.missing == 0
+
+    def wait(self, timeout=None):
+        with self.changed:
+            return self.changed.wait_for(self.ready, timeout)
+
+    def get(self, timeout=None):
+        if not self.wait(timeout):
+            return None
+        if self.error is not None:
+            raise self.error
+        return self.answers
+
+    def cancel(self):
+        self.cancelled = True
+        return not self.ready()
+
+    def on_done(self, callback):
+        with self.changed:
+            if self.missing:
+                self.callbacks.append(callback)
+                return
+        callback()
+
+
+class _Streamed:
+    """Answers as they come, of tasks that are handed in as they are asked for."""
+
+    def __init__(self, threads, function, star, items, size, ordered):
+        self.threads, self.function, self.star = threads, function, star
+        self.items, self.size, self.ordered = items, size, ordered
+        self.window = 2 * len(threads.threads)
+        self.waiting = []
+        self.failure = None
+
+    def fill(self):
+        while self.items is not None and len(self.waiting) < self.window:
+            try:
+                chunk = list(itertools.islice(self.items, self.size))
+            except BaseException as error:
+                self.items, self.failure = None, error
+                return
+            if not chunk:
+                self.items = None
+                return
+            self.waiting.append(self.threads.map(self.function, chunk, self.star, len(chunk), None))
+
+    def next(self, timeout=None):
+        self.fill()
+        if not self.waiting:
+            if self.failure is not None:
+                error, self.failure = self.failure, None
+                raise error
+            raise StopIteration
+        ready = None if self.ordered else next((task for task in self.waiting if task.ready()), None)
+        task = ready or self.waiting[0]
+        if not task.wait(timeout):
+            return None
+        self.waiting.remove(task)
+        answer = task.get()[0]
+        return answer if self.size == 1 or isinstance(answer, list) else [answer]

@@ -225,25 +225,10 @@ class BaseProcess:
 
     def _bootstrap(self, parent_sentinel=None):
         """In the child: becomes the current process, runs, and gives the exit code."""
-        from . import context, util
+        from . import util
 
-        global _current_process, _parent_process, _process_counter, _children
         try:
-            if self._start_method is not None:
-                context._force_start_method(self._start_method)
-            _process_counter = itertools.count(1)
-            _children = set()
-            util._close_stdin()
-            before = _current_process
-            _current_process = self
-            _parent_process = _ParentProcess(self._parent_name, self._parent_pid, parent_sentinel)
-            if threading._HAVE_THREAD_NATIVE_ID:
-                threading.main_thread()._set_native_id()
-            try:
-                self._after_fork()
-            finally:
-                # What it was forked with is let go of only now, as its clean-up may look for the current process.
-                del before
+            _become(self, parent_sentinel)
             util.info("child process calling self.run()")
             self.run()
             exitcode = 0
@@ -268,6 +253,25 @@ class BaseProcess:
 
         util._finalizer_registry.clear()
         util._run_after_forkers()
+
+
+def _become(obj, parent_sentinel=None):
+    """Makes `obj` this process's object."""
+    from . import context, util
+
+    global _current_process, _parent_process, _process_counter, _children
+    if obj._start_method is not None:
+        context._force_start_method(obj._start_method)
+    _process_counter = itertools.count(1)
+    _children = set()
+    util._close_stdin()
+    # Let go of only at the end, as its clean-up may look for the current process.
+    before = _current_process  # noqa: F841
+    _current_process = obj
+    _parent_process = _ParentProcess(obj._parent_name, obj._parent_pid, parent_sentinel)
+    if threading._HAVE_THREAD_NATIVE_ID:
+        threading.main_thread()._set_native_id()
+    obj._after_fork()
 
 
 def _leave(exitcode):

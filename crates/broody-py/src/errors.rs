@@ -1,18 +1,46 @@
 //! The engine's errors as Python's exceptions.
 
 use broody::Error;
-use pyo3::PyErr;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 /// The exception that stands for `error`.
-pub(crate) fn exception(error: Error) -> PyErr {
-    match error {
+pub(crate) fn exception(py: Python<'_>, error: Error) -> PyErr {
+    let text = error.to_string();
+    let made = match error {
         Error::Os(error) => match error.errno() {
-            Some(errno) => PyOSError::new_err((errno, error.to_string())),
-            None => PyOSError::new_err(error.to_string()),
+            Some(errno) => Ok(PyOSError::new_err((errno, text))),
+            None => Ok(PyOSError::new_err(text)),
         },
-        Error::Invalid { what } => PyValueError::new_err(what),
-        Error::Start { .. } | Error::SupervisorStart { .. } => PyOSError::new_err(error.to_string()),
-        _ => PyRuntimeError::new_err(error.to_string()),
-    }
+        Error::Invalid { what } => Ok(PyValueError::new_err(what)),
+        Error::Start { .. } | Error::SupervisorStart { .. } => Ok(PyOSError::new_err(text)),
+        Error::PoolClosed => Ok(PyValueError::new_err("Pool not running")),
+        Error::WorkerLost { pid, status, task } => {
+            own(py, "WorkerLostError", (task, pid, status.exit_code()))
+        }
+        Error::TaskTimedOut { task, pid, limit } => {
+            own(py, "TaskTimeoutError", (task, pid, limit.as_secs_f64()))
+        }
+        Error::TaskMemory { task, pid, limit, grown } => {
+            own(py, "TaskMemoryError", (task, pid, limit, grown))
+        }
+        Error::Cancelled { task } => own(py, "TaskCancelledError", (task,)),
+        Error::PoolTerminated { task } => own(py, "PoolTerminatedError", (task,)),
+        Error::PoolBroken { reason } => own(py, "PoolBrokenError", (reason,)),
+        Error::PoolFull { waiting } => own(py, "PoolFullError", (waiting,)),
+        _ => Ok(PyRuntimeError::new_err(text)),
+    };
+    made.unwrap_or_else(|error| error)
+}
+
+/// One of those in `broody.exceptions`.
+fn own<'py>(
+    py: Python<'py>,
+    name: &str,
+    fields: impl IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>, Error = PyErr>,
+) -> PyResult<PyErr> {
+    let class = py.import("broody.exceptions")?.getattr(name)?;
+    let fields = fields.into_pyobject(py)?;
+    Ok(PyErr::from_value(class.getattr("_of")?.call1(fields)?))
 }

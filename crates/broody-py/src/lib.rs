@@ -5,10 +5,12 @@
 
 mod connection;
 mod errors;
+mod pool;
 mod process;
 mod runtime;
 mod shared_memory;
 mod sharer;
+mod tasks;
 mod waiting;
 
 use pyo3::prelude::*;
@@ -18,6 +20,7 @@ use pyo3::prelude::*;
 mod _broody {
     #[pymodule_export]
     use super::connection::{Connection, pipe, wait_for_any};
+    use super::pool::{Pending, Pool, Stream};
     #[pymodule_export]
     use super::process::{Child, fork, own_descriptors, start};
     #[pymodule_export]

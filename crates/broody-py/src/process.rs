@@ -46,13 +46,13 @@ impl Child {
     }
 
     /// Sends a signal; none to a process that has ended.
-    fn signal(&self, signal: i32) -> PyResult<()> {
-        self.0.signal(signal).map_err(exception)
+    fn signal(&self, py: Python<'_>, signal: i32) -> PyResult<()> {
+        self.0.signal(signal).map_err(|error| exception(py, error))
     }
 
     /// Lets it survive this program.
-    fn detach(&self) -> PyResult<()> {
-        self.0.clone().detach().map_err(exception)
+    fn detach(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.clone().detach().map_err(|error| exception(py, error))
     }
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn start(
     name: &str,
     daemon: bool,
     encode: &Bound<'_, PyAny>,
-    descriptors: Vec<RawFd>,
+    descriptors: &Bound<'_, PyAny>,
 ) -> PyResult<Child> {
     let method = match method {
         "spawn" => StartMethod::Spawn,
@@ -77,10 +77,12 @@ pub(crate) fn start(
         _ => return Err(PyValueError::new_err(format!("cannot find start method {method:?}"))),
     };
     let argument = encoded(encode)?;
+    // After that: encoding is what finds them.
+    let descriptors: Vec<RawFd> = descriptors.extract()?;
     // SAFETY: the caller keeps them open during this call.
     let descriptors: Vec<_> = descriptors.iter().map(|fd| unsafe { BorrowedFd::borrow_raw(*fd) }).collect();
     let how = Start { name, daemon, method, descriptors: &descriptors };
-    py.detach(move || embed::start(how, run, &argument)).map(Child).map_err(exception)
+    py.detach(move || embed::start(how, run, &argument)).map(Child).map_err(|error| exception(py, error))
 }
 
 /// What Python's pickle makes of something, with the shared objects in it.
@@ -90,9 +92,9 @@ pub(crate) fn encoded(encode: &Bound<'_, PyAny>) -> PyResult<Encoded> {
 
 /// Forks this process. None in the child.
 #[pyfunction]
-pub(crate) fn fork(name: &str, daemon: bool) -> PyResult<Option<Child>> {
+pub(crate) fn fork(py: Python<'_>, name: &str, daemon: bool) -> PyResult<Option<Child>> {
     // With the GIL: the handlers of Python need it, and so does the child.
-    Ok(embed::fork_here(name, daemon).map_err(exception)?.map(Child))
+    Ok(embed::fork_here(name, daemon).map_err(|error| exception(py, error))?.map(Child))
 }
 
 /// The descriptors that came with the start of this process. They are the caller's then.

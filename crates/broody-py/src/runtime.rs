@@ -1,5 +1,6 @@
 //! How processes of the interpreter come into being. See [`broody::embed`].
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -10,19 +11,42 @@ use pyo3::prelude::*;
 
 use crate::errors::exception;
 
+thread_local! {
+    /// How this thread had the GIL before the fork.
+    static TAKEN: Cell<Option<ffi::PyGILState_STATE>> = const { Cell::new(None) };
+}
+
+/// The forking thread may be one of the engine's, which has no GIL. It holds no lock of the engine's that somebody with the GIL waits for: whoever calls
+/// the engine lets go of the GIL first.
 fn before_fork() {
-    // SAFETY: forks are made by threads that have the GIL.
-    unsafe { ffi::PyOS_BeforeFork() }
+    // SAFETY: the interpreter is there: it has loaded this code, and ends pools before it ends itself.
+    unsafe {
+        TAKEN.set(Some(ffi::PyGILState_Ensure()));
+        ffi::PyOS_BeforeFork();
+    }
 }
 
 fn after_fork() {
-    // SAFETY: as above.
-    unsafe { ffi::PyOS_AfterFork_Parent() }
+    // SAFETY: this thread has the GIL since `before_fork`, and gives back what it took there.
+    unsafe {
+        ffi::PyOS_AfterFork_Parent();
+        if let Some(state) = TAKEN.take() {
+            ffi::PyGILState_Release(state);
+        }
+    }
 }
 
 fn after_fork_in_child() {
-    // SAFETY: as above.
-    unsafe { ffi::PyOS_AfterFork_Child() }
+    // SAFETY: as above. The state of a thread that had none before stays: it is the main thread's now, and is not to be deleted.
+    unsafe {
+        ffi::PyOS_AfterFork_Child();
+        match TAKEN.take() {
+            Some(state @ ffi::PyGILState_STATE::PyGILState_LOCKED) => ffi::PyGILState_Release(state),
+            _ => {
+                ffi::PyEval_SaveThread();
+            }
+        }
+    }
 }
 
 /// Says what to exec: the native supervisor, and the interpreter with arguments (its name first) that lead to `role()`, in a child and in the
@@ -63,14 +87,14 @@ pub(crate) struct Template(Option<embed::Template>);
 impl Template {
     /// Makes this process the template.
     #[new]
-    fn new() -> PyResult<Self> {
-        embed::Template::begin().map(|template| Self(Some(template))).map_err(exception)
+    fn new(py: Python<'_>) -> PyResult<Self> {
+        embed::Template::begin().map(|template| Self(Some(template))).map_err(|error| exception(py, error))
     }
 
     /// Forks children until the program ends; never returns.
-    fn serve(&mut self) -> PyResult<()> {
+    fn serve(&mut self, py: Python<'_>) -> PyResult<()> {
         match self.0.take() {
-            Some(template) => template.serve(),
+            Some(template) => py.detach(|| template.serve()),
             None => Err(PyRuntimeError::new_err("it serves already")),
         }
     }
@@ -78,8 +102,8 @@ impl Template {
 
 /// Makes this process the child that it was exec'ed as, and runs it. Gives its exit code.
 #[pyfunction]
-pub(crate) fn resume() -> u8 {
-    embed::resume()
+pub(crate) fn resume(py: Python<'_>) -> u8 {
+    py.detach(embed::resume)
 }
 
 /// Ends the process at once, as os._exit does, and gives back what it has in shared memory.

@@ -29,7 +29,9 @@ pub(crate) fn wait<T: Send>(
             return Ok(value);
         }
         py.check_signals()?;
-        if left.is_some_and(|left| left <= slice) && deadline.is_none_or(|deadline| deadline <= Instant::now()) {
+        if left.is_some_and(|left| left <= slice)
+            && deadline.is_none_or(|deadline| deadline <= Instant::now())
+        {
             return Ok(None);
         }
     }

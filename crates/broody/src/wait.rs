@@ -113,7 +113,8 @@ pub fn wait(things: &[&dyn Waitable], limit: Option<Duration>) -> Result<Vec<usi
             })
             .collect();
         // What was ready may have been taken meanwhile by others: then only the caller's own time counts.
-        let is_over = || interrupt::is_raised() || deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let is_over =
+            || interrupt::is_raised() || deadline.is_some_and(|deadline| deadline <= Instant::now());
         if !ready.is_empty() || is_over() {
             return Ok(ready);
         }

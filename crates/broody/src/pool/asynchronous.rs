@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use super::batch::Sink;
 use super::dispatcher::Shared;
 use super::gather::Gather;
-use crate::{Error, Result};
+use crate::Result;
 
 /// What was handed to a pool by [`Pool::apply_async`](super::Pool::apply_async) or [`Pool::map_async`](super::Pool::map_async), and its result.
 ///
@@ -58,10 +58,10 @@ impl<R> AsyncResult<R> {
     /// Waits for the result. Any number of times; the answer is the same each time.
     ///
     /// # Errors
-    /// Why there is none: [`Panicked`](Error::Panicked), [`WorkerLost`](Error::WorkerLost), [`TaskTimedOut`](Error::TaskTimedOut),
-    /// [`TaskMemory`](Error::TaskMemory), [`Cancelled`](Error::Cancelled), [`PoolTerminated`](Error::PoolTerminated),
-    /// [`PoolBroken`](Error::PoolBroken), [`Encode`](Error::Encode) or [`Decode`](Error::Decode); of several tasks, the first one's (in
-    /// order) that has none. [`WrongProcess`](Error::WrongProcess) in a fork of the pool's process.
+    /// Why there is none: [`Panicked`](crate::Error::Panicked), [`WorkerLost`](crate::Error::WorkerLost), [`TaskTimedOut`](crate::Error::TaskTimedOut),
+    /// [`TaskMemory`](crate::Error::TaskMemory), [`Cancelled`](crate::Error::Cancelled), [`PoolTerminated`](crate::Error::PoolTerminated),
+    /// [`PoolBroken`](crate::Error::PoolBroken), [`Encode`](crate::Error::Encode) or [`Decode`](crate::Error::Decode); of several tasks, the first one's (in
+    /// order) that has none. [`WrongProcess`](crate::Error::WrongProcess) in a fork of the pool's process.
     pub fn get(&self) -> Result<R> {
         self.check_owner()?;
         self.pool.wait(&self.gather, None);
@@ -80,16 +80,25 @@ impl<R> AsyncResult<R> {
         (self.decode)(&self.gather, self.function).map(Some)
     }
 
+    /// Waits until it is over, at most for `limit`. Whether it is.
+    ///
+    /// # Errors
+    /// [`WrongProcess`](crate::Error::WrongProcess) in a fork of the pool's process.
+    pub fn wait_timeout(&self, limit: Duration) -> Result<bool> {
+        self.check_owner()?;
+        Ok(self.pool.wait(&self.gather, Instant::now().checked_add(limit)))
+    }
+
     /// Whether it is over, with a result or an error.
     pub fn ready(&self) -> bool {
         self.gather.is_complete()
     }
 
     /// Gives up what is not done: tasks that have not begun never will, and a worker that runs one is ended and replaced. They fail with
-    /// [`Cancelled`](Error::Cancelled). Whether there was any; a task that ends in this very moment may still have its result.
+    /// [`Cancelled`](crate::Error::Cancelled). Whether there was any; a task that ends in this very moment may still have its result.
     ///
     /// # Errors
-    /// [`WrongProcess`](Error::WrongProcess) in a fork of the pool's process.
+    /// [`WrongProcess`](crate::Error::WrongProcess) in a fork of the pool's process.
     pub fn cancel(&self) -> Result<bool> {
         self.check_owner()?;
         let sink: Arc<dyn Sink> = self.gather.clone();
@@ -105,7 +114,7 @@ impl<R> AsyncResult<R> {
     /// Has `callback` run with the result when it is there, in a thread for that: callbacks of a pool run one after the other.
     ///
     /// # Errors
-    /// [`WrongProcess`](Error::WrongProcess) in a fork of the pool's process.
+    /// [`WrongProcess`](crate::Error::WrongProcess) in a fork of the pool's process.
     pub fn on_done(&self, callback: impl FnOnce(Result<R>) + Send + 'static) -> Result<()>
     where
         R: 'static,
@@ -120,11 +129,7 @@ impl<R> AsyncResult<R> {
     }
 
     fn check_owner(&self) -> Result<()> {
-        let here = fork::pid();
-        if here == self.owner {
-            return Ok(());
-        }
-        Err(Error::WrongProcess { what: "result of a pool", owner: self.owner, here })
+        super::check_owner("result of a pool", self.owner)
     }
 }
 

@@ -101,7 +101,7 @@ impl<'pool> With<'pool> {
     ///
     /// # Errors
     /// As [`Pool::imap`], and [`Invalid`](Error::Invalid) for options that cannot be.
-    pub fn imap<F, A, R, I>(&self, function: F, items: I) -> Result<Imap<'pool, I::IntoIter, R>>
+    pub fn imap<F, A, R, I>(&self, function: F, items: I) -> Result<Imap<I::IntoIter, R>>
     where
         F: Fn(A) -> R + Copy + Send + 'static,
         A: Serialize + DeserializeOwned,
@@ -115,7 +115,7 @@ impl<'pool> With<'pool> {
     ///
     /// # Errors
     /// As [`imap`](Self::imap).
-    pub fn imap_unordered<F, A, R, I>(&self, function: F, items: I) -> Result<Imap<'pool, I::IntoIter, R>>
+    pub fn imap_unordered<F, A, R, I>(&self, function: F, items: I) -> Result<Imap<I::IntoIter, R>>
     where
         F: Fn(A) -> R + Copy + Send + 'static,
         A: Serialize + DeserializeOwned,
@@ -161,7 +161,7 @@ impl<'pool> With<'pool> {
         Ok(AsyncResult::one(self.pool.shared.clone(), gather, std::any::type_name::<F>(), task))
     }
 
-    fn stream<F, A, R, I>(&self, function: F, items: I, ordered: bool) -> Result<Imap<'pool, I::IntoIter, R>>
+    fn stream<F, A, R, I>(&self, function: F, items: I, ordered: bool) -> Result<Imap<I::IntoIter, R>>
     where
         F: Fn(A) -> R + Copy + Send + 'static,
         A: Serialize + DeserializeOwned,

@@ -2,15 +2,18 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use broody_os::Pid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Pool;
 use super::batch::{Answer, Arguments, Batch, Sink};
+use super::dispatcher::Shared;
 use super::failure::Failure;
 use super::options::Terms;
 use super::stream::{Kept, Stream};
+use super::{Pool, check_owner};
 use crate::function::FunctionId;
 use crate::{Error, Result, codec};
 
@@ -22,8 +25,9 @@ const MOST_BYTES: usize = 1024 * 1024;
 /// Tasks are taken from the caller's iterator only as far ahead as the workers need: it may be endless. Dropping this forgets the
 /// tasks that have not begun.
 #[must_use = "tasks are handed in as results are asked for"]
-pub struct Imap<'pool, I: Iterator, R> {
-    pool: &'pool Pool,
+pub struct Imap<I: Iterator, R> {
+    pool: Arc<Shared>,
+    owner: Pid,
     function: FunctionId,
     function_name: &'static str,
     terms: Arc<Terms>,
@@ -35,13 +39,13 @@ pub struct Imap<'pool, I: Iterator, R> {
     result: PhantomData<fn() -> R>,
 }
 
-impl<'pool, I, R> Imap<'pool, I, R>
+impl<I, R> Imap<I, R>
 where
     I: Iterator,
     I::Item: Serialize + DeserializeOwned,
 {
     pub(super) fn new(
-        pool: &'pool Pool,
+        pool: &Pool,
         (function, function_name, terms): (FunctionId, &'static str, Arc<Terms>),
         items: I,
         ordered: bool,
@@ -49,7 +53,8 @@ where
         pool.shared.schedule().open_stream()?;
         let stream = Arc::new(Stream::new(ordered));
         Ok(Self {
-            pool,
+            pool: pool.shared.clone(),
+            owner: pool.owner,
             function,
             function_name,
             terms,
@@ -64,7 +69,7 @@ where
     /// Hands in tasks until enough are under way.
     fn hand_in(&mut self) -> Result<()> {
         let under_way = (self.handed_in - self.stream.given()) as usize;
-        let window = self.pool.shared.schedule().window(self.function);
+        let window = self.pool.schedule().window(self.function);
         // Many at a time: a quarter of the window.
         if under_way > window - window / 4 {
             return Ok(());
@@ -88,7 +93,7 @@ where
         }
         let (first, count) = (self.handed_in, arguments.len());
         let sink: Arc<dyn Sink> = self.stream.clone();
-        let mut schedule = self.pool.shared.schedule();
+        let mut schedule = self.pool.schedule();
         // Refused only when the pool is over: then the iterator is as well.
         let task = schedule
             .admit(count + usize::from(refused.is_some()), true)
@@ -105,7 +110,7 @@ where
                 ),
                 false,
             );
-            self.pool.shared.nudge_if_needed(&mut schedule);
+            self.pool.nudge_if_needed(&mut schedule);
         }
         drop(schedule);
         self.handed_in += count as u64;
@@ -117,7 +122,44 @@ where
     }
 }
 
-impl<I, R> Iterator for Imap<'_, I, R>
+impl<I, R> Imap<I, R>
+where
+    I: Iterator,
+    I::Item: Serialize + DeserializeOwned,
+    R: DeserializeOwned,
+{
+    /// The next result, if it comes within `limit`; `None` if it does not. Inside, `None` when there are no more.
+    ///
+    /// The caller's iterator may take longer.
+    pub fn next_timeout(&mut self, limit: Duration) -> Option<Option<Result<R>>> {
+        self.next_until(Instant::now().checked_add(limit))
+    }
+
+    fn next_until(&mut self, deadline: Option<Instant>) -> Option<Option<Result<R>>> {
+        if let Err(error) = check_owner("iterator of a pool", self.owner) {
+            return Some(self.items.take().map(|_| Err(error)));
+        }
+        if let Err(error) = self.hand_in() {
+            // The answers of tasks that are under way come first.
+            self.error = Some(error);
+        }
+        if self.stream.given() == self.handed_in {
+            return Some(self.error.take().map(Err));
+        }
+        let undecodable =
+            |reason| Error::Decode { what: "the result", function: self.function_name.to_owned(), reason };
+        let decoded = |bytes: &[u8]| codec::decode(bytes).map_err(undecodable);
+        let kept = self.stream.next(deadline)?;
+        Some(Some(match kept {
+            Kept::Bytes(bytes) => decoded(&bytes),
+            Kept::Apart(bytes) => decoded(&bytes),
+            Kept::WithObjects(result) => result.open().map_err(undecodable).and_then(decoded),
+            Kept::Failed(failure) => Err(failure.to_error(self.function_name)),
+        }))
+    }
+}
+
+impl<I, R> Iterator for Imap<I, R>
 where
     I: Iterator,
     I::Item: Serialize + DeserializeOwned,
@@ -126,37 +168,19 @@ where
     type Item = Result<R>;
 
     fn next(&mut self) -> Option<Result<R>> {
-        if let Err(error) = self.pool.check_owner() {
-            return self.items.take().map(|_| Err(error));
-        }
-        if let Err(error) = self.hand_in() {
-            // The answers of tasks that are under way come first.
-            self.error = Some(error);
-        }
-        if self.stream.given() == self.handed_in {
-            return self.error.take().map(Err);
-        }
-        let undecodable =
-            |reason| Error::Decode { what: "the result", function: self.function_name.to_owned(), reason };
-        let decoded = |bytes: &[u8]| codec::decode(bytes).map_err(undecodable);
-        Some(match self.stream.next() {
-            Kept::Bytes(bytes) => decoded(&bytes),
-            Kept::Apart(bytes) => decoded(&bytes),
-            Kept::WithObjects(result) => result.open().map_err(undecodable).and_then(decoded),
-            Kept::Failed(failure) => Err(failure.to_error(self.function_name)),
-        })
+        self.next_until(None).flatten()
     }
 }
 
-impl<I: Iterator, R> Drop for Imap<'_, I, R> {
+impl<I: Iterator, R> Drop for Imap<I, R> {
     fn drop(&mut self) {
-        if self.pool.check_owner().is_ok() {
-            let mut schedule = self.pool.shared.schedule();
+        if check_owner("iterator of a pool", self.owner).is_ok() {
+            let mut schedule = self.pool.schedule();
             self.stream.abandon();
             schedule.close_stream();
             drop(schedule);
             // It may have been what a closed pool was waiting for.
-            self.pool.shared.nudge();
+            self.pool.nudge();
         }
     }
 }

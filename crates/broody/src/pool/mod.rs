@@ -157,7 +157,7 @@ impl Pool {
     ///
     /// # Errors
     /// For a pool that takes no tasks, as [`map`](Self::map).
-    pub fn imap<F, A, R, I>(&self, function: F, items: I) -> Result<Imap<'_, I::IntoIter, R>>
+    pub fn imap<F, A, R, I>(&self, function: F, items: I) -> Result<Imap<I::IntoIter, R>>
     where
         F: Fn(A) -> R + Copy + Send + 'static,
         A: Serialize + DeserializeOwned,
@@ -171,7 +171,7 @@ impl Pool {
     ///
     /// # Errors
     /// As [`imap`](Self::imap).
-    pub fn imap_unordered<F, A, R, I>(&self, function: F, items: I) -> Result<Imap<'_, I::IntoIter, R>>
+    pub fn imap_unordered<F, A, R, I>(&self, function: F, items: I) -> Result<Imap<I::IntoIter, R>>
     where
         F: Fn(A) -> R + Copy + Send + 'static,
         A: Serialize + DeserializeOwned,
@@ -349,6 +349,20 @@ impl Pool {
         Ok(())
     }
 
+    /// As [`join`](Self::join), for at most `limit`. Whether the workers have ended.
+    ///
+    /// # Errors
+    /// As [`join`](Self::join).
+    pub fn join_timeout(&self, limit: Duration) -> Result<bool> {
+        self.check_owner()?;
+        if self.shared.schedule().standing != Standing::Open
+            && !self.shared.await_end(Instant::now().checked_add(limit))
+        {
+            return Ok(false);
+        }
+        self.join().map(|()| true)
+    }
+
     /// The workers' pids, for tests and monitoring: a worker may be gone, and another in its place, at any time.
     pub fn worker_pids(&self) -> Vec<Pid> {
         match self.check_owner() {
@@ -358,12 +372,17 @@ impl Pool {
     }
 
     fn check_owner(&self) -> Result<()> {
-        let here = fork::pid();
-        if here == self.owner {
-            return Ok(());
-        }
-        Err(Error::WrongProcess { what: "pool", owner: self.owner, here })
+        check_owner("pool", self.owner)
     }
+}
+
+/// Refuses what a fork has copied into another process.
+fn check_owner(what: &'static str, owner: Pid) -> Result<()> {
+    let here = fork::pid();
+    if here == owner {
+        return Ok(());
+    }
+    Err(Error::WrongProcess { what, owner, here })
 }
 
 impl Drop for Pool {

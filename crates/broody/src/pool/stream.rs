@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Instant;
 
 use broody_os::memory::SealedBytes;
 
@@ -56,16 +57,25 @@ impl Stream {
         lock(&self.state).given
     }
 
-    /// Waits for the next answer. There must be one to come.
-    pub(super) fn next(&self) -> Kept {
+    /// Waits for the next answer, at most until `deadline`. There must be one to come.
+    pub(super) fn next(&self, deadline: Option<Instant>) -> Option<Kept> {
         let mut state = lock(&self.state);
         loop {
             if let Some(kept) = state.due.pop_front() {
                 state.given += 1;
-                return kept;
+                return Some(kept);
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return None;
             }
             state.waiting = true;
-            state = self.arrival.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+            state = match left {
+                None => self.arrival.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(left) => {
+                    self.arrival.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
             state.waiting = false;
         }
     }
@@ -119,8 +129,8 @@ mod tests {
     }
 
     fn next(stream: &Stream) -> u64 {
-        match stream.next() {
-            Kept::Failed(Failure::Terminated { task }) => task,
+        match stream.next(None) {
+            Some(Kept::Failed(Failure::Terminated { task })) => task,
             _ => panic!("not what was delivered"),
         }
     }

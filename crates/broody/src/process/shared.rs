@@ -340,8 +340,11 @@ impl Shared {
         }
         if !self.settle() {
             // A forked child belongs to whichever supervisor this process has now.
-            let link =
-                if self.method == StartMethod::Fork { &Context::current().link(Kind::Native)? } else { &self.link };
+            let link = if self.method == StartMethod::Fork {
+                &Context::current().link(Kind::Native)?
+            } else {
+                &self.link
+            };
             link.request(&Request::Detach { pid: self.pid }, &[], [])?;
             lock(&self.progress).detached = true;
             lock(&Context::current().children).remove(&self.number);

@@ -204,7 +204,11 @@ fn become_child(
 /// # Safety
 /// As [`fork::keep_only`].
 #[allow(unsafe_code)]
-unsafe fn keep_only(inherited: &Inherited, keep: Vec<OwnedFd>, exec: bool) -> broody_os::Result<Vec<OwnedFd>> {
+unsafe fn keep_only(
+    inherited: &Inherited,
+    keep: Vec<OwnedFd>,
+    exec: bool,
+) -> broody_os::Result<Vec<OwnedFd>> {
     let highest = inherited.foreign.iter().max().copied().filter(|_| !exec).unwrap_or(ARENA);
     // SAFETY: the caller's.
     unsafe {
@@ -219,7 +223,10 @@ fn baton(inherited: &Inherited, start: &Start, argument: &[u8]) -> broody_os::Re
         identity: start.identity.clone(),
         function: start.function,
         supervisor: inherited.supervisor,
-        build_id: start.program.as_ref().map_or_else(|| image::build_id().0, |program| program.build_id.clone()),
+        build_id: start
+            .program
+            .as_ref()
+            .map_or_else(|| image::build_id().0, |program| program.build_id.clone()),
         is_template: embed::runtime().is_some(),
         own: start.own,
         argument: argument.len(),
