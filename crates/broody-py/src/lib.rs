@@ -20,6 +20,7 @@ use pyo3::prelude::*;
 mod _broody {
     #[pymodule_export]
     use super::connection::{Connection, pipe, wait_for_any};
+    #[pymodule_export]
     use super::pool::{Pending, Pool, Stream};
     #[pymodule_export]
     use super::process::{Child, fork, own_descriptors, start};

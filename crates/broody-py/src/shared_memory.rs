@@ -14,7 +14,7 @@ use pyo3::exceptions::{PyBufferError, PyOSError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use crate::errors::exception;
+use crate::errors::{exception, os_error};
 
 /// A file in /dev/shm, mapped.
 #[pyclass(frozen)]
@@ -29,10 +29,6 @@ struct State {
     mapping: Option<Mapping>,
     /// How many buffers are in use.
     exports: usize,
-}
-
-fn os_error(error: broody_os::Error) -> PyErr {
-    exception(error.into())
 }
 
 fn check_name(name: &str) -> PyResult<()> {
@@ -84,7 +80,7 @@ impl NamedMemory {
         let file = py.detach(|| NamedFile::create(length)).map_err(os_error)?;
         if kept {
             // In this order: who dies in between leaves nothing that has a name.
-            py.detach(|| embed::keep_name(file.number(), name)).map_err(exception)?;
+            py.detach(|| embed::keep_name(file.number(), name)).map_err(|error| exception(py, error))?;
         }
         if let Err(error) = file.publish(name) {
             if kept {
@@ -164,15 +160,15 @@ impl NamedMemory {
 
 /// Removes a name; it is not the program's any more, if it was that of the file with this number.
 #[pyfunction]
-pub(crate) fn remove_name(name: &str, number: u64) -> PyResult<()> {
+pub(crate) fn remove_name(py: Python<'_>, name: &str, number: u64) -> PyResult<()> {
     check_name(name)?;
     let removed = named::remove(name).map_err(os_error);
-    embed::forget_name(number, name).map_err(exception)?;
+    embed::forget_name(number, name).map_err(|error| exception(py, error))?;
     removed
 }
 
 /// The name, if it is that of the file with this number, is not the program's any more, and stays.
 #[pyfunction]
-pub(crate) fn forget_name(name: &str, number: u64) -> PyResult<()> {
-    embed::forget_name(number, name).map_err(exception)
+pub(crate) fn forget_name(py: Python<'_>, name: &str, number: u64) -> PyResult<()> {
+    embed::forget_name(number, name).map_err(|error| exception(py, error))
 }

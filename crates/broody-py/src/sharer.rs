@@ -9,7 +9,7 @@ use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::errors::exception;
+use crate::errors::os_error;
 use crate::waiting;
 
 /// Used with the GIL only, so that no fork finds it locked.
@@ -31,7 +31,7 @@ pub(crate) fn leave_descriptor<'py>(
         return Err(PyOSError::new_err((9, format!("{fd} is not a descriptor"))));
     }
     // SAFETY: the caller keeps it open during this call; if it does not, the kernel says so.
-    let duplicate = fork::duplicate(unsafe { BorrowedFd::borrow_raw(fd) }).map_err(|error| exception(error.into()))?;
+    let duplicate = fork::duplicate(unsafe { BorrowedFd::borrow_raw(fd) }).map_err(os_error)?;
     let mut desk = desk();
     if desk.as_ref().is_some_and(|desk| !desk.is_own())
         && let Some(theirs) = desk.take()
@@ -39,7 +39,7 @@ pub(crate) fn leave_descriptor<'py>(
         theirs.forget();
     }
     if desk.is_none() {
-        *desk = Some(Desk::open(name).map_err(|error| exception(error.into()))?);
+        *desk = Some(Desk::open(name).map_err(os_error)?);
     }
     let Some(desk) = desk.as_ref() else { unreachable!("it was opened just now") };
     desk.leave(token, duplicate);
@@ -49,8 +49,7 @@ pub(crate) fn leave_descriptor<'py>(
 /// Takes what was left for `token`. None when there is nothing.
 #[pyfunction]
 pub(crate) fn take_descriptor(py: Python<'_>, name: &[u8], token: Token) -> PyResult<Option<RawFd>> {
-    let failed = |error: broody_os::Error| exception(error.into());
-    let asked = py.detach(|| handover::ask(name, &token)).map_err(failed)?;
+    let asked = py.detach(|| handover::ask(name, &token)).map_err(os_error)?;
     waiting::wait(py, None, |slice| {
         let until = std::time::Instant::now() + slice;
         match stream::wait_readable(std::os::fd::AsFd::as_fd(&asked), Some(until)) {
@@ -60,8 +59,8 @@ pub(crate) fn take_descriptor(py: Python<'_>, name: &[u8], token: Token) -> PyRe
         }
     })?
     .transpose()
-    .map_err(failed)?;
-    Ok(handover::taken(&asked).map_err(failed)?.map(IntoRawFd::into_raw_fd))
+    .map_err(os_error)?;
+    Ok(handover::taken(&asked).map_err(os_error)?.map(IntoRawFd::into_raw_fd))
 }
 
 /// Closes what was left and not taken.

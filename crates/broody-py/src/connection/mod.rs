@@ -23,7 +23,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use self::frame::{Incoming, Outgoing, Target};
 use self::pace::Pace;
-use crate::errors::exception;
+use crate::errors::os_error;
 use crate::waiting;
 
 pub(crate) use self::ready::wait_for_any;
@@ -46,10 +46,6 @@ pub(crate) struct Connection {
 struct Unfinished {
     incoming: Option<Incoming>,
     unsent: Vec<u8>,
-}
-
-fn os_error(error: broody_os::Error) -> PyErr {
-    exception(error.into())
 }
 
 // Relaxed throughout: the GIL orders who changes these and who reads them.

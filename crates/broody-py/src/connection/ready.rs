@@ -8,7 +8,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use super::{Connection, borrow, os_error};
+use super::{Connection, borrow};
+use crate::errors::os_error;
 use crate::waiting;
 
 /// Those of `objects` that are ready, after at most `timeout` seconds; for ever if that is None.
