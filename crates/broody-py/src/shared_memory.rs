@@ -125,7 +125,7 @@ impl NamedMemory {
         let mut state = self.state();
         if state.exports > 0 {
             return Err(PyBufferError::new_err(
-                "cannot close exported pointers exist: a memoryview or an array on this memory is still alive; delete it first",
+                "cannot close: a memoryview or an array on this memory is still alive; delete it first",
             ));
         }
         state.mapping = None;
