@@ -477,17 +477,11 @@ class IMapIterator:
     def next(self, timeout=None):
         """The next result; `TimeoutError` if it is not there in `timeout` seconds."""
         if self._chunksize == 1:
-            return self._next(timeout)
+            return self._stream.next(timeout)
         for result in self._chunk:
             return result
-        self._chunk = iter(self._next(timeout))
+        self._chunk = iter(self._stream.next(timeout))
         return next(self._chunk)
-
-    def _next(self, timeout):
-        answer = self._stream.next(timeout)
-        if answer is None:
-            raise TimeoutError
-        return answer
 
     __next__ = next
 
@@ -687,7 +681,7 @@ class _Streamed:
         ready = None if self.ordered else next((task for task in self.waiting if task.ready()), None)
         task = ready or self.waiting[0]
         if not task.wait(timeout):
-            return None
+            raise TimeoutError
         self.waiting.remove(task)
         answer = task.get()[0]
         return answer if self.size == 1 or isinstance(answer, list) else [answer]

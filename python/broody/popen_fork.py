@@ -22,7 +22,7 @@ class Popen:
         self._child = self._launch(process_obj)
         self.pid = self._child.pid
         self.sentinel = self._child.sentinel
-        if process_obj._config.get("orphan") == "keep":
+        if getattr(process_obj, "_orphan", "end") == "keep":
             self._child.detach()
 
     def _launch(self, process_obj):

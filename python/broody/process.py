@@ -45,12 +45,15 @@ class BaseProcess:
     """What all processes have in common, whatever starts them.
 
     Looks like `threading.Thread`: `run` is what the process does, by default a call of `target`; `start` starts it.
+
+    orphan: what becomes of the process when the program ends: "end" (the default), or "keep": it lives on. (Not in the standard module, where it
+    depends on how the program ends.)
     """
 
     def _Popen(self):
         raise NotImplementedError
 
-    def __init__(self, group=None, target=None, name=None, args=(), kwargs={}, *, daemon=None):
+    def __init__(self, group=None, target=None, name=None, args=(), kwargs={}, *, daemon=None, orphan="end"):
         assert group is None, "group argument must be None for now"
         number = next(_process_counter)
         parent = _current_process
@@ -66,6 +69,9 @@ class BaseProcess:
         self._name = name or f"{type(self).__name__}-{':'.join(str(i) for i in self._identity)}"
         if daemon is not None:
             self.daemon = daemon
+        if orphan not in ("end", "keep"):
+            raise ValueError(f"orphan must be 'end' or 'keep', not {orphan!r}")
+        self._orphan = orphan
         _dangling.add(self)
 
     def _check_closed(self):
@@ -93,7 +99,9 @@ class BaseProcess:
         self._sentinel = self._popen.sentinel
         # What it holds is the child's now: objects that close when they are collected would otherwise stay open here.
         del self._target, self._args, self._kwargs
-        _children.add(self)
+        # Who lives on is not waited for at the end.
+        if self._orphan != "keep":
+            _children.add(self)
 
     def terminate(self):
         """Asks the process to end: SIGTERM."""

@@ -16,7 +16,8 @@ SUPERVISOR = "broody-supervisor"
 
 
 def build_supervisor():
-    subprocess.run(["cargo", "build", "--release", "--package", SUPERVISOR], cwd=ROOT, check=True)
+    cargo = ["cargo", "rustc", "--release", "--package", SUPERVISOR, "--", "-C", "strip=symbols"]
+    subprocess.run(cargo, cwd=ROOT, check=True)
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     place = ROOT / "python/broody" / SUPERVISOR
     # Not over the old file: a program that runs from it cannot be written to.

@@ -307,17 +307,16 @@ pub(crate) struct Stream {
 
 #[pymethods]
 impl Stream {
-    /// What the next task gave, after waiting for at most `timeout` seconds; None if it is not there then. Raises what the task raised, and
-    /// StopIteration in the end.
+    /// What the next task gave. Raises what the task raised, TimeoutError if it is not there after `timeout` seconds, and StopIteration in the end.
     #[pyo3(signature = (timeout=None))]
-    fn next<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    fn next<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         let next = waiting::wait(py, waiting::limit(timeout), |limit| match lock(&self.imap).as_mut() {
             Some(imap) => imap.next_timeout(limit.min(LOOK)),
             None => Some(None),
         })?;
         match next {
-            None => Ok(None),
-            Some(Some(Ok(answer))) => answer.open(py).map(Some),
+            None => Err(PyErr::from_value(py.import("broody.context")?.getattr("TimeoutError")?.call0()?)),
+            Some(Some(Ok(answer))) => answer.open(py),
             Some(Some(Err(error))) => Err(exception(py, error)),
             Some(None) => Err(self.failure.take().unwrap_or_else(|| PyStopIteration::new_err(()))),
         }

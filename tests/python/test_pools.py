@@ -1,0 +1,286 @@
+"""Pools: what becomes of tasks, and of the pool, when something goes wrong."""
+
+import itertools
+import os
+import random
+import signal
+import sys
+import time
+
+import broody
+import pytest
+from broody.exceptions import (
+    PoolBrokenError,
+    TaskCancelledError,
+    TaskExitError,
+    TaskMemoryError,
+    TaskTimeoutError,
+    WorkerLostError,
+)
+from broody.pool import MaybeEncodingError, RemoteTraceback
+from conftest import PATIENCE, Program, eventually, is_over
+
+
+def square(x):
+    return x * x
+
+
+def slow_square(x):
+    time.sleep(0.001)
+    return x * x
+
+
+def die(number=signal.SIGKILL):
+    os.kill(os.getpid(), number)
+    time.sleep(PATIENCE)
+
+
+def die_once(path):
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return "done"
+    die()
+
+
+def leave(code):
+    sys.exit(code)
+
+
+def fail(x):
+    raise KeyError(x)
+
+
+class Unfit(Exception):
+    """Pickles, and does not unpickle."""
+
+    def __init__(self, one, other):
+        super().__init__("only one")
+
+
+def raise_unfit():
+    raise Unfit(1, 2)
+
+
+class Base(BaseException):
+    pass
+
+
+def raise_base():
+    raise Base("not an Exception")
+
+
+def raise_interrupt():
+    raise KeyboardInterrupt
+
+
+def unpicklable():
+    return lambda: 1
+
+
+def grow(size):
+    block = bytearray(size)
+    time.sleep(PATIENCE)
+    return block
+
+
+def bad_start():
+    raise RuntimeError("no such model")
+
+
+def deadly_start():
+    os._exit(3)
+
+
+def seat():
+    return os.environ["SEAT"]
+
+
+def nested(method):
+    with broody.get_context(method).Pool(2) as pool:
+        return pool.map(square, range(4))
+
+
+@pytest.fixture
+def pool(ctx):
+    with ctx.Pool(2) as pool:
+        yield pool
+    pool.join()
+
+
+def test_a_worker_that_is_killed_fails_its_task_only(pool):
+    """P3, R1."""
+    others = pool.map_async(square, range(1000), 1)
+    lost = pool.apply_async(die)
+    with pytest.raises(WorkerLostError, match="SIGKILL") as told:
+        lost.get(PATIENCE)
+    assert told.value.exitcode == -signal.SIGKILL and told.value.pid and told.value.task is not None
+    assert others.get(PATIENCE) == [x * x for x in range(1000)]
+    assert pool.apply(square, (5,)) == 25
+
+
+def test_a_lost_task_may_be_tried_again(pool, tmp_path):
+    assert pool.apply_async(die_once, (str(tmp_path / "first"),), retries=2).get(PATIENCE) == "done"
+    assert pool.stats()["retried"] == 1
+
+
+def test_what_a_task_raises_comes_with_its_traceback(pool):
+    with pytest.raises(KeyError) as told:
+        pool.apply(fail, ("x",))
+    assert isinstance(told.value.__cause__, RemoteTraceback)
+    assert "raise KeyError(x)" in str(told.value.__cause__)
+
+
+def test_an_exception_that_does_not_unpickle_is_told(pool):
+    """R3."""
+    with pytest.raises(MaybeEncodingError, match="only one"):
+        pool.apply_async(raise_unfit).get(PATIENCE)
+    assert pool.apply(square, (2,)) == 4
+
+
+def test_base_exceptions_do_not_hang_and_do_not_end_the_caller(pool):
+    """R4."""
+    with pytest.raises(Base):
+        pool.apply_async(raise_base).get(PATIENCE)
+    with pytest.raises(TaskExitError) as told:
+        pool.apply_async(leave, (3,)).get(PATIENCE)
+    assert told.value.code == 3
+    with pytest.raises(TaskExitError, match="KeyboardInterrupt"):
+        pool.apply_async(raise_interrupt).get(PATIENCE)
+    with pytest.raises(WorkerLostError):
+        pool.apply_async(os._exit, (0,)).get(PATIENCE)
+    assert pool.map(square, range(3)) == [0, 1, 4]
+
+
+def test_results_and_arguments_that_do_not_pickle(pool):
+    with pytest.raises(MaybeEncodingError):
+        pool.apply_async(unpicklable).get(PATIENCE)
+    with pytest.raises(Exception, match="pickle|local"):
+        pool.apply(square, (lambda: 1,))
+    with pytest.raises(Exception, match="pickle|local"):
+        list(pool.imap(square, [1, lambda: 1]))
+    assert pool.apply(square, (2,)) == 4
+
+
+def test_an_initializer_that_fails_is_an_error(ctx):
+    """R5."""
+    for start, reason in ((bad_start, "no such model"), (deadly_start, "3")):
+        with ctx.Pool(2, initializer=start) as pool:
+            with pytest.raises(PoolBrokenError, match=reason):
+                pool.apply_async(square, (1,)).get(PATIENCE)
+
+
+def test_imap_takes_only_what_it_needs(pool):
+    """R6."""
+    taken = itertools.count()
+
+    def endless():
+        while True:
+            yield next(taken)
+
+    results = pool.imap(time.sleep, (x * 0 + 0.001 for x in endless()))
+    for _ in range(100):
+        next(results)
+    time.sleep(0.3)
+    assert next(taken) < 2000
+    del results
+    # A pool of which an iterator was forgotten goes on.
+    assert pool.apply(square, (3,)) == 9
+
+
+def test_limits_of_tasks(ctx):
+    with ctx.Pool(1, timeout=0.2) as pool:
+        with pytest.raises(TaskTimeoutError) as told:
+            pool.apply_async(time.sleep, (PATIENCE,)).get(PATIENCE)
+        assert told.value.limit == pytest.approx(0.2)
+        # It is the standard's TimeoutError, too.
+        assert isinstance(told.value, broody.TimeoutError)
+        assert pool.apply_async(square, (4,), timeout=PATIENCE).get(PATIENCE) == 16
+        with pytest.raises(TaskMemoryError):
+            pool.apply_async(grow, (200_000_000,), timeout=PATIENCE, memory_limit=50_000_000).get(PATIENCE)
+
+
+def test_a_running_task_may_be_cancelled(pool):
+    pid = pool.apply(os.getpid)
+    assert pid in [worker.pid for worker in pool._pool]
+    running = [pool.apply_async(time.sleep, (PATIENCE,)) for _ in range(3)]
+    time.sleep(0.1)
+    for task in running:
+        assert task.cancel()
+    for task in running:
+        with pytest.raises(TaskCancelledError):
+            task.get(PATIENCE)
+    assert pool.apply(square, (4,)) == 16
+
+
+def test_pools_in_workers(pool, method):
+    assert pool.apply_async(nested, (method,)).get(PATIENCE) == [0, 1, 4, 9]
+
+
+def test_policies(method):
+    for policy in ("fcfs", "sjf", "round_robin", "mlfq"):
+        with broody.get_context(method).Pool(2, policy=policy) as pool:
+            assert pool.map(square, range(50), 1) == [x * x for x in range(50)]
+    with pytest.raises(ValueError, match="nonsense"):
+        broody.Pool(2, policy="nonsense")
+
+
+def test_many_workers_killed_while_they_work(ctx):
+    with ctx.Pool(3, retries=20) as pool:
+        result = pool.map_async(slow_square, range(600), 1)
+        for killed in range(15):
+            eventually(lambda: result.ready() or pool.stats()["done"] > 30 * killed)
+            try:
+                os.kill(random.choice(pool._pool).pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        assert result.get(PATIENCE) == [x * x for x in range(600)]
+        assert pool.stats()["started"] > 10
+
+
+def test_callbacks_come_before_the_result(pool):
+    told = []
+    pool.apply_async(square, (3,), callback=told.append).get(PATIENCE)
+    assert told == [9]
+    with pytest.raises(KeyError):
+        pool.apply_async(fail, (3,), error_callback=told.append).get(PATIENCE)
+    assert isinstance(told[1], KeyError)
+    pool.map_async(square, range(3), callback=told.append)
+    eventually(lambda: len(told) == 3)
+    assert told[2] == [0, 1, 4]
+
+
+def test_an_ended_pool_refuses_tasks(ctx):
+    pool = ctx.Pool(2)
+    pids = [worker.pid for worker in pool._pool]
+    with pytest.raises(ValueError):
+        pool.join()
+    pool.close()
+    pool.join()
+    with pytest.raises(ValueError, match="not running"):
+        pool.apply(square, (1,))
+    for pid in pids:
+        eventually(lambda pid=pid: is_over(pid))
+    with pytest.raises(ValueError):
+        ctx.Pool(0)
+
+
+def test_ctrl_c_in_map_ends_it_at_once_and_leaves_nothing(method):
+    for how in ("map", "get", "imap", "chunks"):
+        with Program("interrupted", method, how) as program:
+            pids = list(map(int, program.line().split()))
+            os.kill(program.pid, signal.SIGINT)
+            code, out, errors = program.end()
+            assert (code, out) == (0, "KeyboardInterrupt\n"), errors
+            assert errors == ""
+            for pid in pids:
+                eventually(lambda pid=pid: is_over(pid))
+
+
+def test_a_pool_that_is_forgotten_ends(method):
+    with Program("forgotten", method) as program:
+        pids = list(map(int, program.line().split()))
+        code, _, errors = program.end()
+        assert code == 0, errors
+        for pid in pids:
+            eventually(lambda pid=pid: is_over(pid))

@@ -1,0 +1,236 @@
+"""Processes: their life, and what becomes of them when others die."""
+
+import os
+import signal
+import sys
+import time
+
+import broody
+import pytest
+from conftest import PATIENCE, Program, descendants, eventually, is_over, status, zombies
+
+
+def nothing():
+    pass
+
+
+def leave(code):
+    sys.exit(code)
+
+
+def fail():
+    raise ValueError("a task for the reader of stderr")
+
+
+def end_by(number):
+    os.kill(os.getpid(), number)
+    time.sleep(PATIENCE)
+
+
+def sleep():
+    time.sleep(PATIENCE)
+
+
+def deaf():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(PATIENCE)
+
+
+def test_exit_codes(ctx):
+    for target, arguments, code in (
+        (nothing, (), 0),
+        (leave, (7,), 7),
+        (leave, ("words",), 1),
+        (leave, (None,), 0),
+        (fail, (), 1),
+        (end_by, (signal.SIGTERM,), -signal.SIGTERM),
+        (end_by, (signal.SIGKILL,), -signal.SIGKILL),
+    ):
+        child = ctx.Process(target=target, args=arguments)
+        assert child.exitcode is None
+        child.start()
+        child.join(PATIENCE)
+        assert child.exitcode == code
+        assert not child.is_alive()
+
+
+def test_a_child_is_reaped_though_nobody_joins_it(ctx):
+    """P1."""
+    child = ctx.Process(target=nothing)
+    child.start()
+    eventually(lambda: status(child.pid) is None, "the reaping of a child that nobody has joined")
+    assert child.exitcode == 0
+
+
+def test_a_stranger_may_wait_for_all_children(ctx):
+    """Problem 27: a `waitpid(-1)` of the program's own does not take the exit code away, or it is told that it is unknown."""
+    child = ctx.Process(target=leave, args=(7,))
+    child.start()
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        try:
+            os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            pass
+    child.join(PATIENCE)
+    assert child.exitcode in (7, 255)
+
+
+def test_the_end_of_a_program_ends_everything(method):
+    """P2, R9, R10: by SIGKILL or SIGTERM, with busy, sleeping, stopped, daemonic children, workers of pools and grandchildren."""
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        with Program("family", method) as program:
+            pids = list(map(int, program.line().split()))
+            assert len(pids) >= 5
+            below = descendants(program.pid)
+            os.kill(program.pid, number)
+            code, _, _ = program.end()
+            assert code == -number
+            for pid in {*pids, *below}:
+                eventually(lambda pid=pid: is_over(pid), f"the end of process {pid}")
+
+
+def test_a_program_that_returns_leaves_nothing(method):
+    with Program("family", method, "return") as program:
+        pids = list(map(int, program.line().split()))
+        below = descendants(program.pid)
+        code, _, errors = program.end()
+        assert (code, errors) == (0, "")
+        for pid in {*pids, *below}:
+            eventually(lambda pid=pid: is_over(pid), f"the end of process {pid}")
+
+
+def test_a_daemon_that_ignores_sigterm_does_not_keep_the_program(method):
+    with Program("deaf", method) as program:
+        pid = int(program.line())
+        code, _, _ = program.end()
+        assert code == 0
+        eventually(lambda: is_over(pid))
+
+
+def test_an_orphan_may_be_kept(method):
+    with Program("keep", method) as program:
+        pid = int(program.line())
+        # Its output is the kept child's, too.
+        assert program.process.wait(PATIENCE) == 0
+        try:
+            assert not is_over(pid)
+        finally:
+            os.kill(pid, signal.SIGKILL)
+        eventually(lambda: is_over(pid))
+
+
+def test_descriptors_and_zombies_do_not_pile_up(ctx):
+    for _ in range(3):
+        child = ctx.Process(target=nothing)
+        child.start()
+        child.join()
+        child.close()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        child = ctx.Process(target=nothing)
+        child.start()
+        child.join()
+    del child
+    eventually(lambda: len(os.listdir("/proc/self/fd")) <= before + 1)
+    assert not zombies(os.getpid())
+
+
+def test_the_supervisor_may_be_killed(ctx):
+    child = ctx.Process(target=sleep)
+    child.start()
+    helpers = [pid for pid in descendants(os.getpid()) if pid != child.pid and not is_over(pid)]
+    for pid in helpers:
+        os.kill(pid, signal.SIGKILL)
+    for pid in helpers:
+        eventually(lambda pid=pid: is_over(pid))
+    if ctx.get_start_method() == "fork":
+        child.kill()
+    child.join(PATIENCE)
+    assert child.exitcode == -signal.SIGKILL
+    again = ctx.Process(target=leave, args=(3,))
+    again.start()
+    again.join(PATIENCE)
+    assert again.exitcode == 3
+
+
+def test_what_cannot_be_pickled_is_an_error_at_the_start(method):
+    if method == "fork":
+        pytest.skip("a fork pickles nothing")
+    child = broody.get_context(method).Process(target=lambda: None)
+    with pytest.raises((AttributeError, TypeError, Exception), match="pickle|lambda"):
+        child.start()
+    assert child.pid is None
+
+
+def test_misuse_is_refused(ctx):
+    child = ctx.Process(target=sleep)
+    with pytest.raises(AssertionError):
+        child.join()
+    with pytest.raises(ValueError):
+        child.sentinel  # noqa: B018
+    child.start()
+    with pytest.raises(AssertionError):
+        child.start()
+    with pytest.raises(ValueError):
+        child.close()
+    child.join(-1)
+    assert child.is_alive()
+    child.kill()
+    child.join()
+    child.close()
+    with pytest.raises(ValueError):
+        child.join()
+
+
+def join_it(child):
+    try:
+        child.join()
+    except AssertionError:
+        sys.exit(5)
+
+
+def test_only_the_starter_may_join():
+    ctx = broody.get_context("fork")
+    child = ctx.Process(target=sleep)
+    child.start()
+    stranger = ctx.Process(target=join_it, args=(child,))
+    stranger.start()
+    stranger.join(PATIENCE)
+    assert stranger.exitcode == 5
+    child.kill()
+    child.join()
+
+
+def test_ctrl_c_ends_a_join_at_once(method):
+    with Program("join", method) as program:
+        program.line()
+        os.kill(program.pid, signal.SIGINT)
+        code, out, errors = program.end()
+        assert "KeyboardInterrupt" in out
+        assert code == 0, errors
+
+
+def environment(name):
+    sys.exit(int(os.environ[name]))
+
+
+def test_children_see_the_environment_of_their_start(ctx, monkeypatch):
+    for code in (3, 4):
+        monkeypatch.setenv("BROODY_TEST", str(code))
+        child = ctx.Process(target=environment, args=("BROODY_TEST",))
+        child.start()
+        child.join(PATIENCE)
+        assert child.exitcode == code
+
+
+def directory(expected):
+    sys.exit(os.getcwd() != expected)
+
+
+def test_children_begin_where_they_were_started(ctx, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    child = ctx.Process(target=directory, args=(str(tmp_path),))
+    child.start()
+    child.join(PATIENCE)
+    assert child.exitcode == 0
