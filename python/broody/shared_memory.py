@@ -184,20 +184,22 @@ class ShareableList:
             # An empty text still has a place.
             ends.append(ends[-1] + (self._alignment if fmt[-1] != "s" else int(fmt[:-1])))
         self._list_len, self._offsets = len(items), ends
+        # What cannot be packed is told before there is anything.
+        packed = [struct.pack(fmt, _as_packed(item)) for fmt, item in zip(formats, items)]
         packing = [fmt.encode(_encoding) for fmt in formats]
         codes = bytes(self._extract_recreation_code(item) for item in items)
-        size = self._offset_back_transform_codes + len(codes)
-        self.shm = SharedMemory(name, create=True, size=size)
-        struct.pack_into(f"{1 + len(ends)}q", self.shm.buf, 0, len(items), *ends)
-        for fmt, end, item in zip(formats, ends, items):
-            struct.pack_into(fmt, self.shm.buf, self._offset_data_start + end, _as_packed(item))
-        struct.pack_into("8s" * len(items), self.shm.buf, self._offset_packing_formats, *packing)
-        struct.pack_into(f"{len(codes)}s", self.shm.buf, self._offset_back_transform_codes, codes)
+        content = b"".join(
+            (struct.pack(f"{1 + len(ends)}q", len(items), *ends), *packed, struct.pack("8s" * len(items), *packing), codes)
+        )
+        self.shm = SharedMemory(name, create=True, size=len(content))
+        self.shm.buf[: len(content)] = content
 
     def _format_of(self, item):
         if isinstance(item, (str, bytes)):
-            length = len(_as_packed(item))
-            return self._types_mapping[str] % (self._alignment * (length // self._alignment + 1))
+            # As the standard module has it, by characters; where it would cut off what is longer in bytes, by these.
+            by_characters = self._alignment * (len(item) // self._alignment + 1)
+            by_bytes = -(-len(_as_packed(item)) // self._alignment) * self._alignment
+            return self._types_mapping[str] % max(by_characters, by_bytes)
         return self._types_mapping[type(item)]
 
     @staticmethod
@@ -251,7 +253,9 @@ class ShareableList:
         else:
             fmt = self._types_mapping[type(value)]
         # What cannot be packed changes nothing.
-        struct.pack_into(fmt, self.shm.buf, self._offset_data_start + self._offsets[index], packed)
+        data = struct.pack(fmt, packed)
+        at = self._offset_data_start + self._offsets[index]
+        self.shm.buf[at : at + len(data)] = data
         self._set_packing_format_and_transform(index, fmt, value)
 
     def __reduce__(self):

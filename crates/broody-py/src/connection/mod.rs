@@ -372,7 +372,7 @@ impl Connection {
                 Ok(None) => None,
                 Err(error) => Some(Err(error)),
             };
-            if let Some(got) = wait.spin(&mut attempt) {
+            if let Some(got) = wait.look(&mut attempt) {
                 count = Some(got?);
                 return Ok(true);
             }
