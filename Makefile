@@ -1,7 +1,10 @@
 # The verbs of this project. CI calls the same.
-.PHONY: demo test test-full bench lint docs miri fuzz
+.PHONY: demo test test-rust test-python test-full conformance bench lint docs miri fuzz
 
 CARGO ?= cargo
+PYTHON ?= python3
+# Where the wheel is installed for tests, and what they need.
+VENV ?= target/venv
 # A real tree of text files that every Debian and Ubuntu machine has.
 TREE ?= $(firstword $(wildcard /usr/share/doc /usr/lib/python3 /usr/share))
 
@@ -13,8 +16,26 @@ demo:
 	@echo "Once more, and a worker is killed half-way:"
 	target/release/examples/wordfreq --kill-worker --top 3 $(TREE)
 
-test:
+test: test-rust test-python
+
+test-rust:
 	$(CARGO) test
+
+# The wheel, in an environment of its own; again when one of its parts has changed.
+$(VENV)/installed: pyproject.toml $(shell find python crates Cargo.lock -type f \
+		-not -name '*.so' -not -name broody-supervisor -not -name '*.pyc')
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check pytest mypy .
+	touch $@
+
+test-python: $(VENV)/installed
+	cd tests/python && ../../$(VENV)/bin/python -m pytest -q -p no:cacheprovider
+	$(MAKE) conformance METHODS="fork forkserver"
+
+# CPython's own test suite, unchanged, over broody: see tests/conformance.
+METHODS ?= fork spawn forkserver
+conformance: $(VENV)/installed
+	CONFORMANCE_INSTALLED=1 $(VENV)/bin/python tests/conformance/run.py $(METHODS)
 
 # Kills after every instruction, and ten minutes of chaos.
 test-full:
@@ -38,6 +59,8 @@ bench:
 
 lint:
 	$(CARGO) fmt --all --check
+	$(MAKE) $(VENV)/installed
+	$(VENV)/bin/python -m mypy
 	$(CARGO) clippy --workspace --all-targets -- --deny warnings
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --workspace --no-deps --document-private-items
 

@@ -27,8 +27,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::function::FunctionId;
 use crate::handle::{self, Outgoing};
-use crate::process::launch::Launch;
-use crate::process::{Process, StartMethod, take_all_own_descriptors};
+use crate::process::{Launch, Process, StartMethod, fork_this_process, take_all_own_descriptors};
 use crate::supervisor::{child, server};
 use crate::{Result, boot, codec};
 
@@ -293,7 +292,7 @@ where
 /// # Errors
 /// As [`fork()`](crate::fork()).
 pub fn fork_here(name: &str, daemon: bool) -> Result<Option<Process>> {
-    crate::process::fork::fork_here(name, daemon)
+    fork_this_process(name, daemon)
 }
 
 /// The descriptors that this process was started with; once.

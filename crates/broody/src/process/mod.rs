@@ -5,9 +5,9 @@
 
 mod builder;
 mod current;
-pub(crate) mod fork;
+mod fork;
 mod handle;
-pub(crate) mod launch;
+mod launch;
 mod shared;
 
 pub use builder::{Builder, Prepared};
@@ -18,6 +18,7 @@ pub use handle::{Child, Process};
 
 pub(crate) use builder::Objects;
 pub(crate) use current::{take_all_own_descriptors, take_own_descriptors};
+pub(crate) use fork::fork_here as fork_this_process;
 pub(crate) use launch::Launch;
 pub(crate) use shared::{REPORT, Shared};
 
