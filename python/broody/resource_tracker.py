@@ -8,6 +8,7 @@ The one thing that these functions still do: `unregister` of shared memory, in t
 """
 
 import os
+import sys
 
 __all__ = ["ensure_running", "register", "unregister"]
 
@@ -27,10 +28,12 @@ def _nothing(name):
 # How each kind of resource is removed by its name.
 _CLEANUP_FUNCS = {
     "noop": _nothing,
-    "dummy": _nothing,
     "semaphore": _unlink_semaphore,
     "shared_memory": _unlink_shared_memory,
 }
+
+if sys.version_info >= (3, 13):
+    _CLEANUP_FUNCS["dummy"] = _nothing
 
 # What the standard tracker's pipe takes in one piece.
 _LONGEST = 512
