@@ -121,8 +121,7 @@ fn answer(mut asker: UnixStream, left: &Left) -> std::io::Result<()> {
 /// # Errors
 /// ECONNREFUSED when there is no such desk.
 pub fn ask(name: &[u8], token: &Token) -> Result<OwnedFd> {
-    let mut desk =
-        UnixStream::connect_addr(&address(name)?).map_err(|error| Error::new("connect", error))?;
+    let mut desk = UnixStream::connect_addr(&address(name)?).map_err(|error| Error::new("connect", error))?;
     desk.write_all(token).map_err(|error| Error::new("write", error))?;
     Ok(desk.into())
 }

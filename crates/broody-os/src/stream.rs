@@ -160,8 +160,8 @@ pub fn wait_writable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<bo
 fn wait_for(fd: BorrowedFd<'_>, what: PollFlags, deadline: Option<Instant>) -> Result<bool> {
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let left = left
-            .map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
+        let left =
+            left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
         match rustix::event::poll(&mut [PollFd::from_borrowed_fd(fd, what)], left.as_ref()) {
             Ok(ready) => return Ok(ready > 0),
             Err(Errno::INTR) if crate::interrupt::interrupted() => return Ok(false),

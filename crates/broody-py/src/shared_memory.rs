@@ -133,11 +133,7 @@ impl NamedMemory {
         Ok(())
     }
 
-    unsafe fn __getbuffer__(
-        slf: Bound<'_, Self>,
-        view: *mut ffi::Py_buffer,
-        flags: c_int,
-    ) -> PyResult<()> {
+    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
         let mut state = slf.get().state();
         let Some(mapping) = state.mapping.as_ref() else {
             return Err(PyValueError::new_err("this shared memory is closed"));

@@ -213,7 +213,7 @@ impl Incoming {
     }
 
     /// What another call can go on with: nothing of the caller's.
-    pub(super) fn to_be_continued(mut self, py: Python<'_>) -> Option<Self> {
+    pub(super) fn into_rest(mut self, py: Python<'_>) -> Option<Self> {
         if !self.is_begun() || self.cut_off {
             return None;
         }

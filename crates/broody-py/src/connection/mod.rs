@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use broody_os::stream::{self, Way};
 use pyo3::buffer::PyUntypedBuffer;
-use pyo3::exceptions::{PyBufferError, PyEOFError, PyOSError, PyValueError};
+use pyo3::exceptions::{PyBufferError, PyEOFError, PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
@@ -194,7 +194,7 @@ impl Connection {
         self._check_readable()?;
         let buffer = contiguous(buf)?;
         if buffer.readonly() {
-            return Err(PyBufferError::new_err("the buffer cannot be written to"));
+            return Err(PyTypeError::new_err("a buffer that can be written to is needed, a bytearray for example"));
         }
         let offset = usize::try_from(offset).map_err(|_| PyValueError::new_err("negative offset"))?;
         let Some(room) = buffer.len_bytes().checked_sub(offset) else {
@@ -292,7 +292,7 @@ impl Connection {
         match self.receive_all(py, borrow(fd), &mut message, most, target) {
             Ok(()) => Ok(message),
             Err(Failure::Interrupted(error)) => {
-                if let Some(rest) = message.to_be_continued(py) {
+                if let Some(rest) = message.into_rest(py) {
                     self.unfinished().incoming = Some(rest);
                 }
                 Err(error)

@@ -28,11 +28,20 @@ pub(crate) fn wait_for_any<'py>(
     };
     let mut ready = look(Instant::now()).map_err(os_error)?;
     if ready.is_none() && timeout.is_none_or(|timeout| timeout > 0.0) {
-        let waited = waiting::wait(py, waiting::limit(timeout), |slice| look(Instant::now() + slice).transpose());
+        let waited =
+            waiting::wait(py, waiting::limit(timeout), |slice| look(Instant::now() + slice).transpose());
         ready = waited?.transpose().map_err(os_error)?;
     }
     let ready = ready.unwrap_or_default();
-    PyList::new(py, objects.into_iter().zip(ready).filter(|(_, ready)| *ready).map(|(object, _)| object).collect::<Vec<_>>())
+    PyList::new(
+        py,
+        objects
+            .into_iter()
+            .zip(ready)
+            .filter(|(_, ready)| *ready)
+            .map(|(object, _)| object)
+            .collect::<Vec<_>>(),
+    )
 }
 
 /// What to look at.

@@ -41,9 +41,7 @@ impl Arena {
     /// # Errors
     /// [`ArenaError`] when the arena's lock cannot be had.
     pub fn forget_name(&self, number: u64, name: &str) -> Result<(), ArenaError> {
-        self.end_names(self.lock_soon()?, |its_number, its_name| {
-            its_number == number && its_name == name
-        });
+        self.end_names(self.lock_soon()?, |its_number, its_name| its_number == number && its_name == name);
         Ok(())
     }
 
