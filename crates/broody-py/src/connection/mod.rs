@@ -194,7 +194,9 @@ impl Connection {
         self._check_readable()?;
         let buffer = contiguous(buf)?;
         if buffer.readonly() {
-            return Err(PyTypeError::new_err("a buffer that can be written to is needed, a bytearray for example"));
+            return Err(PyTypeError::new_err(
+                "a buffer that can be written to is needed, a bytearray for example",
+            ));
         }
         let offset = usize::try_from(offset).map_err(|_| PyValueError::new_err("negative offset"))?;
         let Some(room) = buffer.len_bytes().checked_sub(offset) else {
