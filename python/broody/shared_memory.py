@@ -28,8 +28,9 @@ def _make_filename():
     return _SHM_NAME_PREFIX + secrets.token_hex((_SHM_SAFE_NAME_LENGTH - len(_SHM_NAME_PREFIX)) // 2)
 
 
-# The blocks that this process has made the program's: (pid, number) by name.
+# The blocks that this process has made the program's, as far as others have not removed them: (pid, number) by name. The youngest, since it is not told.
 _made = {}
+_MOST_MADE = 4096
 
 
 def _forget(name):
@@ -93,6 +94,8 @@ class SharedMemory:
         if self._mode != SharedMemory._mode:
             os.fchmod(memory.fileno(), self._mode)
         if self._track:
+            if len(_made) >= _MOST_MADE:
+                del _made[next(iter(_made))]
             _made[path] = os.getpid(), memory.number
         return memory
 
@@ -134,13 +137,8 @@ class SharedMemory:
         """Removes the name: nobody can open the block any more. Its memory is freed with its last user."""
         if self._name:
             path = _file_name(self._name)
-            number = self._number()
-            _broody.remove_name(path, number)
+            _broody.remove_name(path)
             _made.pop(path, None)
-
-    def _number(self):
-        """The file's number, also after `close`."""
-        return _made.get(_file_name(self._name), (None, 0))[1] if self._mmap is None else self._mmap.number
 
 
 def _file_name(name):

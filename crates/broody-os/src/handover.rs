@@ -1,7 +1,7 @@
 //! Descriptors for whoever asks with the right token.
 //!
 //! A [`Desk`] is a thread that listens on a socket with an abstract name, which no file stands for. Who connects, says a token, and gets the descriptor that was
-//! left for it, once. Only processes of the same user are heard. See unix(7), SO_PEERCRED, SCM_RIGHTS.
+//! left for it, once. The token is the key: nobody can guess it. See unix(7), SO_PEERCRED, SCM_RIGHTS.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -21,6 +21,9 @@ pub type Token = [u8; 16];
 
 /// How long who has connected may take to say a token. It does so at once.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The same for other users: such as processes that have given up their rights, or anybody who only wants to keep the others waiting.
+const LITTLE_PATIENCE: Duration = Duration::from_millis(200);
 
 const STACK: usize = 128 * 1024;
 
@@ -84,6 +87,9 @@ impl Desk {
             left.clear();
         }
         let _ = crate::stream::close(self.listener);
+        // As the thread would: it has a share of this.
+        let _ = crate::stream::close(self.stop.as_fd().as_raw_fd());
+        std::mem::forget(self.stop);
     }
 }
 
@@ -102,11 +108,9 @@ fn serve(listener: &UnixListener, left: &Left, stop: &EventFd) {
 
 fn answer(mut asker: UnixStream, left: &Left) -> std::io::Result<()> {
     let who = rustix::net::sockopt::socket_peercred(&asker)?;
-    if who.uid != rustix::process::geteuid() && !who.uid.is_root() {
-        return Ok(());
-    }
+    let is_same = who.uid == rustix::process::geteuid() || who.uid.is_root();
     asker.set_nonblocking(false)?;
-    asker.set_read_timeout(Some(PATIENCE))?;
+    asker.set_read_timeout(Some(if is_same { PATIENCE } else { LITTLE_PATIENCE }))?;
     let mut token = Token::default();
     asker.read_exact(&mut token)?;
     let fd = left.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(&token);

@@ -154,13 +154,13 @@ impl NamedMemory {
     }
 }
 
-/// Removes a name; it is not the program's any more, if it was that of the file with this number.
+/// Removes a name, which is not the program's any more then.
 #[pyfunction]
-pub(crate) fn remove_name(py: Python<'_>, name: &str, number: u64) -> PyResult<()> {
+pub(crate) fn remove_name(py: Python<'_>, name: &str) -> PyResult<()> {
     check_name(name)?;
-    let removed = named::remove(name).map_err(os_error);
-    embed::forget_name(number, name).map_err(|error| exception(py, error))?;
-    removed
+    let number = named::number(name);
+    named::remove(name).map_err(os_error)?;
+    number.map_or(Ok(()), |number| embed::forget_name(number, name).map_err(|error| exception(py, error)))
 }
 
 /// The name, if it is that of the file with this number, is not the program's any more, and stays.
