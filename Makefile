@@ -15,6 +15,13 @@ demo:
 	@echo
 	@echo "Once more, and a worker is killed half-way:"
 	target/release/examples/wordfreq --kill-worker --top 3 $(TREE)
+	@echo
+	@echo "A Python program, unchanged, under multiprocessing and under broody:"
+	$(MAKE) --silent $(VENV)/installed
+	$(VENV)/bin/python examples/python/compare.py examples/python/wordfreq.py
+	@echo "The three classic zombie programs, under multiprocessing and under broody:"
+	$(VENV)/bin/python examples/python/zombies.py
+	$(VENV)/bin/python -m broody examples/python/zombies.py
 
 test: test-rust test-python
 

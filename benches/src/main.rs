@@ -5,6 +5,7 @@
 mod bare;
 mod ends;
 mod gate;
+mod large;
 mod locks;
 mod measure;
 mod policies;
@@ -41,6 +42,9 @@ fn main() {
     }
     if wanted("tasks") {
         tasks::run(&mut table);
+    }
+    if wanted("large") {
+        large::run(&mut table);
     }
     if wanted("policies") {
         policies::run(&mut table);

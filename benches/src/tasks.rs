@@ -1,19 +1,14 @@
 //! What a task costs.
 
-use std::borrow::Cow;
-use std::fmt;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use broody::{Barrier, Pid, Pool, StartMethod, TaskOptions};
-use broody_os::memory::{self, SealedBytes};
 use broody_os::{fork, signals};
 use rayon::prelude::*;
-use serde::de::{Deserialize, Deserializer, Visitor};
-use serde::ser::{Serialize, Serializer};
 
 use crate::bare::{self, PingPong, pin, unpin};
-use crate::measure::{Race, Table, Times};
+use crate::measure::{Table, Times};
 
 const WORKERS: usize = 2;
 
@@ -154,85 +149,6 @@ fn long_tasks(table: &mut Table, pool: &Pool) {
     );
 }
 
-/// Bytes that a task need not make: what is measured is how they get to the host.
-struct Slice(Cow<'static, [u8]>);
-
-const SLICE: usize = 1 << 20;
-
-impl Serialize for Slice {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Slice {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Bytes;
-        impl Visitor<'_> for Bytes {
-            type Value = Slice;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("bytes")
-            }
-
-            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Slice, E> {
-                Ok(Slice(Cow::Owned(bytes.to_vec())))
-            }
-
-            fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Slice, E> {
-                Ok(Slice(Cow::Owned(bytes)))
-            }
-        }
-        deserializer.deserialize_bytes(Bytes)
-    }
-}
-
-fn slice(_: u64) -> Slice {
-    static BYTES: [u8; SLICE] = [7; SLICE];
-    Slice(Cow::Borrowed(&BYTES))
-}
-
-fn large_results(table: &mut Table, pool: &Pool) {
-    const SLICES: usize = 100;
-    let bytes = (SLICES * SLICE) as f64;
-    let source = vec![7u8; SLICES * SLICE];
-    let mut copy = vec![1u8; SLICES * SLICE];
-    let mut race = Race::default();
-    race.add("imap", || {
-        let start = Instant::now();
-        let results = pool.imap(slice, 0..SLICES as u64).unwrap();
-        let sum: usize = results.map(|slice| slice.unwrap().0.len()).sum();
-        assert_eq!(sum, SLICES * SLICE);
-        bytes / start.elapsed().as_secs_f64()
-    });
-    race.add("memcpy", || {
-        let start = Instant::now();
-        copy.copy_from_slice(black_box(&source));
-        black_box(&mut copy);
-        bytes / start.elapsed().as_secs_f64()
-    });
-    // What carries large results, in one thread and with nobody to wake.
-    race.add("memfd", || {
-        let start = Instant::now();
-        for slice in source.chunks(SLICE) {
-            let memory = memory::create_with("slice", slice).unwrap();
-            black_box(SealedBytes::new(&memory).unwrap().to_vec());
-        }
-        bytes / start.elapsed().as_secs_f64()
-    });
-    race.run(11);
-    table.row(
-        "100 MB of results in slices of 1 MB, by `imap`",
-        format!("{:.2} GB/s, **{:.2} x memcpy**", race.rate("imap") / 1e9, race.ratio("imap", "memcpy")),
-        format!(
-            "memcpy from memory to memory: {:.2} GB/s; into a memfd and out of it, by one thread: {:.2} GB/s",
-            race.rate("memcpy") / 1e9,
-            race.rate("memfd") / 1e9
-        ),
-        "at least 0.5 x memcpy",
-    );
-}
-
 fn own_pid(_: ()) -> Pid {
     fork::pid()
 }
@@ -338,7 +254,6 @@ pub fn run(table: &mut Table) {
     let pool = Pool::builder().workers(WORKERS).build().unwrap();
     tiny_tasks(table, &pool);
     long_tasks(table, &pool);
-    large_results(table, &pool);
     drop(pool);
     replacement(table);
     long_queues(table);

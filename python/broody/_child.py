@@ -8,6 +8,7 @@ from . import _broody, _runtime
 
 def begin():
     """The main function of a new interpreter: the fork server, or a child of `spawn`."""
+    del sys.path[0]
     role = _broody.role()
     os.environ.pop("BROODY_BOOT", None)
     if role == "template":

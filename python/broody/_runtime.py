@@ -39,8 +39,8 @@ def command():
     from . import spawn
 
     home = str(Path(__file__).parent.parent)
-    # At the end of the path: it is found where it is, whatever else has that name before.
-    program = f"import sys; sys.path.append({home!r}); from broody._child import begin; begin()"
+    # It must be this very build, wherever the path leads to. `begin` takes the folder off the path again.
+    program = f"import sys; sys.path.insert(0, {home!r}); from broody._child import begin; begin()"
     return [spawn.get_executable(), *_args_from_interpreter_flags(), "-c", program, "--multiprocessing-fork"]
 
 

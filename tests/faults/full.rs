@@ -27,6 +27,11 @@ fn a_limit_of_file_sizes_is_an_error_and_processes_start_all_the_same() {
 }
 
 #[test]
+fn long_arguments_and_results_without_a_place_fail_their_tasks_only() {
+    run("pool");
+}
+
+#[test]
 fn a_full_cgroup_is_an_error_and_not_the_oom_killer() {
     run("cgroup");
 }

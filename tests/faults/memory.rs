@@ -469,6 +469,11 @@ fn blobs_go_with_their_last_holder() {
 }
 
 #[test]
+fn pages_of_long_messages_are_used_again_and_given_back() {
+    check(HOST, &["memory", "messages"]);
+}
+
+#[test]
 fn named_memory_goes_with_its_program_however_that_ends() {
     for kill in [false, true] {
         let mut host = Program::start(HOST, &["memory", "named"]);

@@ -1,7 +1,7 @@
 //! Memory that is full, in each way in which it can be: an error, and everything goes on. Each scenario says `skipped` where this machine does not let it
 //! be made.
 
-use broody::{Blob, BytesQueue, Error, Lock, SharedMemory};
+use broody::{Blob, BytesQueue, Error, Lock, Pool, SharedMemory};
 
 use crate::limits::set_limit;
 
@@ -64,6 +64,33 @@ pub fn file_size() {
     let error = Lock::new(1u8).unwrap_err();
     assert!(error.to_string().contains("ulimit -f"), "{error}");
     assert_eq!(broody::spawn(|x: u32| x + 1, 1).unwrap().join().unwrap(), 2);
+    println!("done");
+}
+
+/// A pool's long arguments and results where shared memory has no place for them: so much the file may grow.
+pub fn pool() {
+    set_limit(libc::RLIMIT_FSIZE, 500 * MEBIBYTE as u64);
+    let pool = Pool::builder().workers(1).build().unwrap();
+    let (length_of, make) = (|bytes: Vec<u8>| bytes.len(), |length: usize| vec![7u8; length]);
+    let long = MEBIBYTE + 1;
+    assert_eq!(pool.apply(length_of, vec![7; long]).unwrap(), long);
+    let pids = pool.worker_pids();
+    let mut blobs = Vec::new();
+    let error = loop {
+        match Blob::new(&vec![1; long]) {
+            Ok(blob) => blobs.push(blob),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::Memory(_)), "{error}");
+    let results = pool.try_map(length_of, [10, long, 10].map(|length| vec![7; length])).unwrap();
+    assert!(matches!(&results[..], [Ok(10), Err(Error::TaskNotSent { .. }), Ok(10)]), "{results:?}");
+    let results = pool.try_map(make, [10, long, 10]).unwrap();
+    assert!(matches!(&results[..], [Ok(_), Err(Error::Encode { .. }), Ok(_)]));
+    drop(blobs);
+    assert_eq!(pool.apply(length_of, vec![7; long]).unwrap(), long);
+    assert_eq!(pool.apply(make, long).unwrap().len(), long);
+    assert_eq!(pool.worker_pids(), pids, "nobody died of it");
     println!("done");
 }
 

@@ -45,6 +45,7 @@ fn main() {
         ["without", call] => limits::without(call),
         ["full", "address-space"] => full::address_space(),
         ["full", "file-size"] => full::file_size(),
+        ["full", "pool"] => full::pool(),
         ["full", "cgroup"] => full::cgroup(),
         ["full", "small-tmpfs"] => full::small_tmpfs(),
         ["memory", scenario] => memory::run(scenario),

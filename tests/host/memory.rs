@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use broody::{
-    BareLock, Blob, Child, Event, Lock, LockError, OwnerDied, Process, Queue, SharedMemory, StartMethod,
+    BareLock, Blob, Child, Event, Lock, LockError, OwnerDied, Pool, Process, Queue, SharedMemory, StartMethod,
 };
 use broody_os::{fork, proc, signals};
 use broody_tests::{PATIENCE, eventually, observer, supervisor};
@@ -22,6 +22,7 @@ pub fn run(scenario: &str) {
     match scenario {
         "blobs" => blobs(),
         "many" => many(),
+        "messages" => messages(),
         "wakes" => crate::wakes::run(),
         "named" => named(),
         "supervisor-killed-with-holder" => supervisor_dies_with_holder(),
@@ -96,6 +97,33 @@ fn blobs() {
         let _ = child.wait();
         eventually("an argument of a killed process is gone", is_back);
     }
+}
+
+/// Long arguments and results of a pool.
+fn messages() {
+    const LONG: usize = 1 << 20;
+    let echo = |bytes: Vec<u8>| bytes;
+    let pool = Pool::builder().workers(2).build().unwrap();
+    let message = || vec![7u8; LONG];
+    pool.apply(echo, message()).unwrap();
+    let arena = observer();
+    let objects = arena.objects();
+    let mut most = 0;
+    for _ in 0..100 {
+        assert_eq!(pool.apply(echo, message()).unwrap().len(), LONG);
+        most = most.max(arena.allocated());
+    }
+    assert!(most < 16 * LONG as u64, "one after the other takes the same pages: {most} bytes");
+    let results = pool.map(echo, (0..100).map(|_| message())).unwrap();
+    assert!(results.iter().all(|bytes| bytes.len() == LONG));
+    assert_eq!(arena.objects(), objects, "none is left");
+    let is_little = || arena.allocated() < 4 * LONG as u64;
+    eventually("what was kept is given back when nothing goes on", is_little);
+    // It is given back in the middle of something, too, if that ends.
+    let result = pool.map_async(echo, (0..20).map(|_| message())).unwrap();
+    drop(pool);
+    drop(result);
+    eventually("what a pool has kept goes with it", is_little);
 }
 
 fn hold(lock: Lock<[u64; 2]>, ready: &Event) -> ! {

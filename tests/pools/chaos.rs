@@ -159,6 +159,57 @@ fn every_task_ends_once_by_fork() {
     every_task_ends_once(METHODS[2]);
 }
 
+/// Long bytes, and longer ones beside them.
+type Message = (Vec<u8>, Vec<Slice<u8>>);
+
+/// A task's long argument comes back longer.
+fn lengthen((number, (mut bytes, mut slices)): (u64, Message)) -> (Vec<f64>, Message) {
+    assert!(slices.iter().all(|slice| slice.iter().all(|byte| *byte == number as u8)));
+    bytes.extend_from_within(..);
+    slices.push(Slice::new(&vec![number as u8; 100_000]).unwrap());
+    (bytes.iter().map(|byte| f64::from(*byte)).collect(), (bytes, slices))
+}
+
+#[test]
+fn long_arguments_and_results_are_whole_or_gone_when_workers_die() {
+    const LONG: usize = 80_000;
+    let argument = |number: u64| {
+        let slice = Slice::new(&vec![number as u8; 200_000]).unwrap();
+        (number, (vec![number as u8; LONG], vec![slice]))
+    };
+    let check = |number: u64, (numbers, (bytes, slices)): (Vec<f64>, Message)| {
+        assert!(numbers == vec![f64::from(number as u8); 2 * LONG]);
+        assert!(bytes == vec![number as u8; 2 * LONG]);
+        assert_eq!(slices.iter().map(|slice| slice.len()).collect::<Vec<_>>(), [200_000, 100_000]);
+        assert!(slices.iter().all(|slice| slice.iter().all(|byte| *byte == number as u8)));
+    };
+    let seed = number_from("BROODY_CHAOS_SEED").unwrap_or_else(seed);
+    eprintln!("BROODY_CHAOS_SEED={seed}");
+    // Without memory a task panics.
+    let options = TaskOptions::new().retries(10_000).retry_errors(true);
+    let pool = Pool::builder().workers(3).tasks(options).build().unwrap();
+    check(1, pool.apply(lengthen, argument(1)).unwrap());
+    let arena = observer();
+    let before = arena.objects();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let killer = Killer { pool: &pool, random: Random::new(seed), victims: Vec::new() };
+        let killer = scope.spawn(|| killer.rage(&over));
+        for round in 0..3 {
+            let numbers = || round * 20..round * 20 + 20;
+            let results = pool.map(lengthen, numbers().map(argument)).unwrap();
+            numbers().zip(results).for_each(|(number, result)| check(number, result));
+            let results = pool.imap(lengthen, numbers().map(argument)).unwrap();
+            numbers().zip(results).take(15).for_each(|(number, result)| check(number, result.unwrap()));
+        }
+        over.store(true, Ordering::Relaxed);
+        killer.join().unwrap();
+    });
+    pool.close().unwrap();
+    pool.join().unwrap();
+    within(super::PATIENCE, "the end of all objects", || arena.objects() <= before);
+}
+
 #[test]
 fn objects_in_results_are_there_or_gone_when_workers_die() {
     fn make(number: u64) -> Slice<u64> {

@@ -9,6 +9,7 @@ mod counters;
 mod handles;
 mod locks;
 mod meetings;
+mod messages;
 mod operation;
 mod other;
 mod queues;

@@ -77,11 +77,12 @@ pub fn await_stop(pid: Pid, limit: Duration) -> bool {
     true
 }
 
-/// How many bytes of memory `pid` has in use, shared ones included (RSS). `None` when there is no such process.
+/// How many bytes of memory `pid` has in use (RSS), without those of files and of memory that it shares. `None` when there is no such process.
 pub fn resident(pid: Pid) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    Some(pages * crate::memory::page_size() as u64)
+    let mut pages = text.split_ascii_whitespace().skip(1).map(str::parse::<u64>);
+    let (all, shared) = (pages.next()?.ok()?, pages.next()?.ok()?);
+    Some(all.saturating_sub(shared) * crate::memory::page_size() as u64)
 }
 
 /// What `pid` is doing. `None` when there is no such process, or nothing can be read of it.

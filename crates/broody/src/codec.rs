@@ -5,9 +5,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::handle::{self, Outgoing};
+use crate::output::Output;
+use crate::plain;
 
-/// Appends to a buffer that holds other values already.
-struct Appending<'a>(&'a mut Vec<u8>);
+/// Appends to an output that holds other values already.
+struct Appending<'a>(&'a mut Output);
 
 impl Flavor for Appending<'_> {
     type Output = ();
@@ -18,7 +20,7 @@ impl Flavor for Appending<'_> {
     }
 
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        self.0.extend_from_slice(bytes);
+        self.0.extend(bytes);
         Ok(())
     }
 
@@ -34,11 +36,23 @@ fn reason(error: postcard::Error) -> String {
 
 /// Encodes `value` at the end of `buffer`. On failure the buffer is as it was.
 pub(crate) fn encode_into<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<(), String> {
-    let before = buffer.len();
-    postcard::serialize_with_flavor(value, Appending(buffer)).map_err(|error| {
-        buffer.truncate(before);
-        reason(error)
-    })
+    let mut output = Output::within(std::mem::take(buffer));
+    let encoded = encode_onto(value, &mut output);
+    *buffer = match encoded {
+        Ok(()) => output.finish().0,
+        Err(_) => output.undo(),
+    };
+    encoded
+}
+
+/// Encodes `value` at the end of what is there. On failure the output can only be [undone](Output::undo).
+pub(crate) fn encode_onto<T: Serialize>(value: &T, output: &mut Output) -> Result<(), String> {
+    if let Some((count, bytes)) = plain::bytes_of(value) {
+        postcard::serialize_with_flavor(&count, Appending(output)).map_err(reason)?;
+        output.extend(bytes);
+        return Ok(());
+    }
+    postcard::serialize_with_flavor(value, Appending(output)).map_err(reason)
 }
 
 /// Encodes `value` into `place`, if there is room enough and it has an encoding.
@@ -62,6 +76,13 @@ pub(crate) fn encode_with_handles<T: Serialize>(value: &T) -> Result<(Vec<u8>, O
 
 /// Decodes a value that makes up the whole of `bytes`.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let vector = || {
+        let (count, bytes) = postcard::take_from_bytes::<usize>(bytes).ok()?;
+        plain::from_bytes::<T>(count, bytes)
+    };
+    if let Some(vector) = plain::is_plain::<T>().then(vector).flatten() {
+        return Ok(vector);
+    }
     match postcard::take_from_bytes::<T>(bytes) {
         Ok((value, [])) => Ok(value),
         Ok((_, rest)) => Err(format!("{} bytes are left over", rest.len())),
@@ -91,6 +112,26 @@ mod tests {
         encode_into(&Halfway, &mut buffer).unwrap_err();
         encode_into(&2u8, &mut buffer).unwrap();
         assert_eq!(buffer, [1, 2]);
+    }
+
+    #[test]
+    fn plain_vectors_are_encoded_as_others() {
+        fn check<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(values: Vec<T>) {
+            let slowly = postcard::to_allocvec(&values).unwrap();
+            assert_eq!(encode(&values).unwrap(), slowly);
+            assert_eq!(decode::<Vec<T>>(&slowly).unwrap(), values);
+            assert_eq!(decode::<(Vec<T>,)>(&slowly).unwrap().0, values);
+            decode::<Vec<T>>(&[&slowly[..], &[1]].concat()).unwrap_err();
+            if let Some((_, fewer)) = slowly.split_last().filter(|_| !values.is_empty()) {
+                decode::<Vec<T>>(fewer).unwrap_err();
+            }
+        }
+        check::<u8>(Vec::new());
+        check((0..=255u8).collect());
+        check((-128..=127i8).collect());
+        check((0..1000u16).map(f32::from).collect());
+        check((0..1000u16).map(|number| f64::from(number) / 3.0).collect());
+        check((0..1000u64).collect());
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::function::FunctionId;
 use crate::handle::{self, Outgoing};
 use crate::process::{Launch, Process, StartMethod, fork_this_process, take_all_own_descriptors};
 use crate::supervisor::{child, server};
-use crate::{Result, boot, codec};
+use crate::{Result, Slice, boot, codec};
 
 /// How processes of the runtime come into being.
 #[derive(Debug)]
@@ -157,10 +157,16 @@ pub fn exit_now(code: u8) -> ! {
 /// A value that the runtime has encoded, with what keeps the shared objects alive whose handles are in it.
 ///
 /// As a part of an argument, a result or a message it takes them along.
+///
+/// A serialiser that can set long bytes apart (pickle's protocol 5: *out-of-band* buffers) puts them beside the others: each is copied once, when its
+/// [`Slice`] is made, into pages that earlier ones have left. Whoever gets it looks at the same memory. A clone of a slice is another view of it; it is
+/// free when the last view in the last process is gone, whether dropped or dead.
 #[derive(Debug, Default)]
 pub struct Encoded {
     /// The runtime's bytes.
     pub bytes: Vec<u8>,
+    /// What was set apart.
+    pub buffers: Vec<Slice<u8>>,
     objects: RefCell<Option<Outgoing>>,
 }
 
@@ -171,7 +177,7 @@ impl Encoded {
     /// Those of `encode`.
     pub fn new<E>(encode: impl FnOnce() -> Result<Vec<u8>, E>) -> Result<Self, E> {
         let (bytes, outgoing) = handle::collect(encode);
-        Ok(Self { bytes: bytes?, objects: RefCell::new(Some(outgoing)) })
+        Ok(Self { bytes: bytes?, buffers: Vec::new(), objects: RefCell::new(Some(outgoing)) })
     }
 }
 
@@ -180,14 +186,30 @@ impl Serialize for Encoded {
         if let Some(objects) = self.objects.take() {
             handle::add(objects).map_err(serde::ser::Error::custom)?;
         }
-        serializer.serialize_bytes(&self.bytes)
+        (Bytes(&self.bytes[..]), &self.buffers).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Encoded {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Bytes;
-        impl Visitor<'_> for Bytes {
+        let (Bytes(bytes), buffers) = Deserialize::deserialize(deserializer)?;
+        Ok(Self { bytes, buffers, objects: RefCell::default() })
+    }
+}
+
+/// Encoded at once, and not one by one.
+struct Bytes<T>(T);
+
+impl Serialize for Bytes<&[u8]> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes<Vec<u8>> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Copied;
+        impl Visitor<'_> for Copied {
             type Value = Vec<u8>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -198,8 +220,7 @@ impl<'de> Deserialize<'de> for Encoded {
                 Ok(bytes.to_vec())
             }
         }
-        let bytes = deserializer.deserialize_bytes(Bytes)?;
-        Ok(Self { bytes, objects: RefCell::default() })
+        deserializer.deserialize_bytes(Copied).map(Self)
     }
 }
 

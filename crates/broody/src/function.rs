@@ -12,10 +12,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::output::Output;
 use crate::{codec, handle};
 
-/// Decodes the argument, calls the function, and encodes its result into the buffer (which is empty before).
-pub(crate) type Trampoline = fn(&[u8], &mut Vec<u8>) -> Outcome;
+/// Decodes the argument, calls the function, and encodes its result (there is nothing else in the output).
+pub(crate) type Trampoline = fn(&[u8], &mut Output) -> Outcome;
 
 /// How a call ended, without its result's bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,7 +127,7 @@ impl FunctionId {
     }
 }
 
-fn call<F, A, R>(argument: &[u8], result: &mut Vec<u8>) -> Outcome
+fn call<F, A, R>(argument: &[u8], result: &mut Output) -> Outcome
 where
     F: Fn(A) -> R + Copy + 'static,
     A: DeserializeOwned,
@@ -138,7 +139,7 @@ where
     let returned = catch_panic(|| {
         let argument: A = codec::decode(argument).map_err(Outcome::BadArgument)?;
         let value = function(argument);
-        handle::with_result_objects(|| codec::encode_into(&value, result)).map_err(Outcome::BadResult)
+        handle::with_result_objects(|| codec::encode_onto(&value, result)).map_err(Outcome::BadResult)
     });
     match returned {
         Ok(Ok(())) => Outcome::Returned,
@@ -146,7 +147,7 @@ where
     }
 }
 
-fn initialize<F, A, T>(argument: &[u8], _: &mut Vec<u8>) -> Outcome
+fn initialize<F, A, T>(argument: &[u8], _: &mut Output) -> Outcome
 where
     F: Fn(A) -> T + Copy + 'static,
     A: DeserializeOwned,

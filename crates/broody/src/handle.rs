@@ -9,7 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use broody_shm::arena::{Held, HoldId, Name, Transit};
+use broody_shm::arena::{Held, HoldId, Kind, Name, Transit};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::memory;
@@ -39,6 +39,12 @@ impl Outgoing {
     /// Whether there is nothing that has to be kept.
     pub(crate) fn is_empty(&self) -> bool {
         self.kept.is_empty()
+    }
+
+    /// How many bytes there are in those that are blobs.
+    pub(crate) fn bytes(&self) -> usize {
+        let blobs = self.kept.iter().filter(|held| held.kind() == Kind::Blob);
+        blobs.map(|held| held.body().length() as usize).sum()
     }
 
     /// The objects themselves.

@@ -39,6 +39,8 @@ mod function;
 mod handle;
 mod helper;
 mod memory;
+mod output;
+mod plain;
 mod pool;
 mod process;
 mod queue;

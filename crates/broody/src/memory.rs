@@ -5,12 +5,12 @@
 
 #![allow(unsafe_code)]
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use broody_os::fork;
+use broody_os::{fork, limits};
 use broody_shm::ArenaError;
-use broody_shm::arena::Arena;
+use broody_shm::arena::{Arena, Held};
 
 use crate::Result;
 use crate::supervisor::server::ARENA;
@@ -39,6 +39,24 @@ pub(crate) fn arena() -> Result<&'static Arena> {
 /// The arena, if this process has used it.
 pub(crate) fn existing_arena() -> Option<&'static Arena> {
     PROGRAM.get().copied()
+}
+
+/// The most memory that pools keep for long messages, in bytes, and the part of what there is.
+const MOST_KEPT: u64 = 1 << 30;
+const PART_KEPT: u64 = 16;
+
+/// While what this gives is there, pages of long messages are kept for the next ones, so that these need no new ones: at most [`MOST_KEPT`].
+pub(crate) fn keep_pages() -> Result<Arc<Held>> {
+    let arena = arena()?;
+    let part = limits::available_memory().map_or(0, |available| available / PART_KEPT);
+    Ok(arena.keep_pages(part.min(MOST_KEPT))?)
+}
+
+/// Nothing is going on: what is kept goes back to the machine.
+pub(crate) fn give_kept_back() {
+    if let Some(arena) = existing_arena() {
+        arena.give_kept_back();
+    }
 }
 
 /// This process ends in an orderly way.

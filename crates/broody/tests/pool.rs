@@ -99,6 +99,30 @@ fn long_arguments_and_results_cross() {
 }
 
 #[test]
+fn what_a_runtime_sets_apart_is_not_copied_and_is_free_after() {
+    use broody::Slice;
+    use broody::embed::Encoded;
+    fn encoded(bytes: &[u8], buffers: Vec<Slice<u8>>) -> Encoded {
+        let mut encoded = Encoded::new(|| Ok::<_, ()>(bytes.to_vec())).unwrap();
+        encoded.buffers = buffers;
+        encoded
+    }
+    fn reverse(given: Encoded) -> Encoded {
+        encoded(&given.bytes, given.buffers.iter().rev().cloned().collect())
+    }
+    let pool = pool(2);
+    for length in [0, 10, 100_000] {
+        let buffers = [1 << 20, 0, length].map(|length| Slice::new(&vec![7; length]).unwrap());
+        let back = pool.apply(reverse, encoded(&vec![1; length], buffers.to_vec())).unwrap();
+        assert_eq!(back.bytes, vec![1; length]);
+        let addresses = |slices: &[Slice<u8>]| slices.iter().map(|slice| slice.as_ptr()).collect::<Vec<_>>();
+        let mut there = addresses(&buffers);
+        there.reverse();
+        assert_eq!(addresses(&back.buffers), there, "the same memory came back");
+    }
+}
+
+#[test]
 fn a_panic_fails_its_task_and_the_pool_goes_on() {
     fn even(x: u64) -> u64 {
         assert!(x.is_multiple_of(2), "{x} is odd");

@@ -22,18 +22,23 @@ impl Arena {
     ///
     /// What takes long, its pages, is done outside of the lock, between two steps under it.
     pub(crate) fn make(&'static self, request: &Request) -> Result<Arc<Held>, ArenaError> {
+        self.make_in(request).map(|(held, _)| held)
+    }
+
+    /// As [`make`](Self::make); says also whether its pages are new, or some of them.
+    pub(crate) fn make_in(&'static self, request: &Request) -> Result<(Arc<Held>, bool), ArenaError> {
         let mut locked = self.lock_soon()?;
         let (index, lacks_pages) = locked.prepare(request)?;
         if lacks_pages {
             drop(locked);
-            locked = self.furnish(index, request.length)?;
+            locked = self.furnish(index, request)?;
         }
         let (name, hold) = locked.found(index)?;
         let me = locked.me;
         drop(locked);
         let held = Held::new(self, Name { index, name }, hold, me)?;
         self.registry()?.enter(&held);
-        Ok(held)
+        Ok((held, lacks_pages))
     }
 
     /// Makes an object of `length` zero bytes.
@@ -155,6 +160,12 @@ impl Held {
     /// What it is.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Writes bytes into its body by the kernel: see [`SparseFile::write`](broody_os::sparse::SparseFile::write).
+    pub(crate) fn write_by_kernel(&self, from: usize, bytes: &[u8]) -> bool {
+        debug_assert!(from + bytes.len() <= self.body.length() as usize, "within the body");
+        self.arena.file.write(self.offset + from as u64, bytes)
     }
 
     /// Which it is.

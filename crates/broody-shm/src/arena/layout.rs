@@ -78,6 +78,8 @@ pub(super) struct Header {
     pub(super) last_use: AtomicU32,
     /// Bytes in pages that free places have kept. Derived.
     pub(super) kept: AtomicU64,
+    /// The most of them.
+    pub(super) most_kept: AtomicU64,
     /// Where the next piece of pages begins.
     pub(super) pages_end: AtomicU64,
     /// Where the next chunk of small bodies begins.

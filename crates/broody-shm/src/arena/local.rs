@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use broody_os::memory::Mapping;
 
 use super::held::{Held, Name};
+use super::mappings::KeptMappings;
 use super::{Arena, forks};
 use crate::ArenaError;
 use crate::owner::Owner;
@@ -22,12 +23,8 @@ pub(super) struct Local {
     pub(super) owner: Owner,
     pub(super) registry: Mutex<Registry>,
     /// Mappings of long messages that this process has let go of, for the next ones in the same places.
-    mappings: Mutex<Vec<(u64, Mapping)>>,
+    mappings: Mutex<KeptMappings>,
 }
-
-/// The most mappings that are kept, and the longest, in bytes.
-const MAPPINGS: usize = 8;
-const LONGEST_MAPPING: usize = 16 << 20;
 
 #[derive(Debug, Default)]
 pub(super) struct Registry {
@@ -130,27 +127,27 @@ impl Arena {
 
     /// Maps pages, by a mapping that was kept if there is one.
     pub(super) fn map_pages(&self, offset: u64, length: usize) -> Result<Mapping, ArenaError> {
-        let kept = self.existing_local().and_then(|local| {
-            let mut kept = local.mappings.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let at = kept.iter().position(|(at, mapping)| *at == offset && mapping.len() >= length)?;
-            Some(kept.swap_remove(at).1)
-        });
-        match kept {
-            Some(mapping) => Ok(mapping),
-            None => Ok(self.file.map(offset, length)?),
+        if let Some(mapping) = self.kept_mappings().and_then(|mut kept| kept.take(offset, length)) {
+            return Ok(mapping);
         }
+        let mapped = self.file.map(offset, length).or_else(|error| {
+            // Those that are kept take address space, too.
+            let emptied = self.kept_mappings().is_some_and(|mut kept| kept.empty());
+            if emptied { self.file.map(offset, length) } else { Err(error) }
+        });
+        Ok(mapped?)
     }
 
     /// Keeps a mapping for the next blob in its place.
     pub(super) fn keep_mapping(&self, offset: u64, mapping: Mapping) {
-        if let Some(local) = self.existing_local().filter(|_| mapping.len() <= LONGEST_MAPPING) {
-            let mut kept = local.mappings.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            kept.retain(|(at, _)| *at != offset);
-            if kept.len() == MAPPINGS {
-                kept.remove(0);
-            }
-            kept.push((offset, mapping));
+        if let Some(mut kept) = self.kept_mappings() {
+            kept.keep(offset, mapping);
         }
+    }
+
+    fn kept_mappings(&self) -> Option<MutexGuard<'_, KeptMappings>> {
+        let local = self.existing_local()?;
+        Some(local.mappings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
     }
 }
 

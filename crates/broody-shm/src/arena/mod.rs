@@ -11,6 +11,7 @@
 //! | [`pages`] | the memory of large objects |
 //! | [`holds`] | who keeps what alive |
 //! | [`local`] | what a process knows of its own, and what its forks inherit |
+//! | [`mappings`] | pages that a process has mapped and lets others use again |
 //! | [`held`] | a process's own handle on an object |
 //! | [`names`] | files with names that go with the program |
 //! | [`transit`] | handles on their way to another process |
@@ -30,6 +31,7 @@ mod held;
 mod holds;
 mod layout;
 mod local;
+mod mappings;
 mod names;
 mod objects;
 mod pages;
@@ -120,6 +122,7 @@ impl Arena {
         let arena = Self::map(file)?;
         let header = arena.header();
         header.id.store(id, Ordering::Relaxed);
+        header.most_kept.store(objects::KEPT, Ordering::Relaxed);
         header.pages_end.store(PAGES, Ordering::Relaxed);
         header.small_end.store(SMALL, Ordering::Relaxed);
         header.layout.store(LAYOUT, Ordering::Relaxed);

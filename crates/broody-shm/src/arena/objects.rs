@@ -39,12 +39,14 @@ pub enum Kind {
     Memory,
     /// A file with a name: the number and the name, which is removed with the last user.
     Named,
+    /// Nothing. While it is there, so are the pages that are kept for messages, at most as many bytes as its tag says.
+    Keeper,
 }
 
 impl Kind {
     pub(super) fn from_number(number: u32) -> Option<Self> {
         use Kind::*;
-        [Lock, Semaphore, Permits, Condition, Event, Barrier, Queue, End, Ring, Blob, Memory, Named]
+        [Lock, Semaphore, Permits, Condition, Event, Barrier, Queue, End, Ring, Blob, Memory, Named, Keeper]
             .into_iter()
             .find(|kind| *kind as u32 == number)
     }
@@ -65,7 +67,7 @@ pub(crate) struct Object {
     pub(super) length: AtomicU64,
     /// What it belongs to: an object's number plus one.
     pub(super) parent: AtomicU32,
-    /// Its place may hold pages.
+    /// How many pages its place may hold, where it is of whole pages.
     pub(super) dirty: AtomicU32,
     /// How many holds it has. Derived.
     pub(super) holds: AtomicU32,
@@ -104,9 +106,9 @@ impl Object {
     }
 }
 
-/// The most bytes in pages that places of long messages keep for the next ones, until a queue goes: messages that come one after the
-/// other need no new pages.
-const KEPT: u64 = 32 << 20;
+/// The most bytes in pages that places of long messages keep for the next ones, until a queue or a keeper goes, unless
+/// [more is wanted](Arena::keep_pages): messages that come one after the other need no new pages.
+pub(super) const KEPT: u64 = 32 << 20;
 
 /// With fewer lines than this in use, nothing is cleaned up when the last object goes.
 const WORTH_CLEANING: u32 = 256;
@@ -162,14 +164,14 @@ impl Locked<'_> {
         object.name.store(0, Ordering::Release);
         let kept = header.kept.load(Ordering::Relaxed) + pages_of(object);
         let was_message = object.kind() == Some(Kind::Blob) && object.tag.load(Ordering::Relaxed) == MESSAGE;
-        if was_message && object.pages().is_some() && kept <= KEPT {
+        if was_message && object.pages().is_some() && kept <= header.most_kept.load(Ordering::Relaxed) {
             header.kept.store(kept, Ordering::Relaxed);
         } else if object.is_dirty() {
             self.free_pages(index);
         }
         self.give_line_back(index);
         let last = header.objects.fetch_sub(1, Ordering::Relaxed) == 1;
-        if last || object.kind() == Some(Kind::Queue) {
+        if last || matches!(object.kind(), Some(Kind::Queue | Kind::Keeper)) {
             self.give_kept_back();
         }
         if last {
@@ -348,6 +350,17 @@ impl Locked<'_> {
         }
     }
 
+    /// What is kept is as much as others want.
+    fn before_keeper_goes(&self, index: u32) {
+        let arena = self.arena;
+        let others = (0..arena.used(&OBJECT_TABLE)).filter(|other| *other != index);
+        let keepers = others
+            .map(|other| arena.object(other))
+            .filter(|object| object.is_there() && object.kind() == Some(Kind::Keeper));
+        let most = keepers.map(|keeper| keeper.tag.load(Ordering::Relaxed)).fold(KEPT, u64::max);
+        arena.header().most_kept.store(most, Ordering::Relaxed);
+    }
+
     /// Frees an object that nobody holds, and what belonged to it alone.
     pub(super) fn free_object(&self, index: u32) {
         let object = self.arena.object(index);
@@ -361,6 +374,7 @@ impl Locked<'_> {
                 }
             }
             Some(Kind::Named) => self.arena.remove_name(index),
+            Some(Kind::Keeper) => self.before_keeper_goes(index),
             _ => {}
         }
         self.unname(index);

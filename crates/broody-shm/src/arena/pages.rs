@@ -22,11 +22,12 @@
 //! As long as any line is busy the tables do not begin anew, since that would give its place to others.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::layout::{OBJECT_TABLE, class_size, is_small};
-use super::objects::{Object, Request};
-use super::{Arena, Locked};
+use super::objects::{Kind, Object, Request};
+use super::{Arena, Held, Locked};
 use crate::ArenaError;
 use crate::owner::Owner;
 use crate::sync::{Deadline, Ordering};
@@ -39,9 +40,9 @@ const BRIEFLY: Duration = Duration::from_millis(5);
 
 const PAGE: u64 = 4096;
 
-/// The bytes in pages that an object's place has, or had when it was freed.
+/// The bytes in pages that an object's place may have.
 pub(super) fn pages_of(object: &Object) -> u64 {
-    object.length.load(Ordering::Relaxed).next_multiple_of(PAGE)
+    u64::from(object.dirty.load(Ordering::Relaxed)) * PAGE
 }
 
 impl Object {
@@ -105,6 +106,25 @@ impl Drop for Freed<'_> {
 }
 
 impl Arena {
+    /// While what this gives is there, free places keep at most so many bytes in pages for messages, or more if others want it.
+    ///
+    /// # Errors
+    /// [`ArenaError::TooMany`].
+    pub fn keep_pages(&'static self, bytes: u64) -> Result<Arc<Held>, ArenaError> {
+        let keeper = self.allocate(Kind::Keeper, 0, bytes)?;
+        self.header().most_kept.fetch_max(bytes, Ordering::Relaxed);
+        Ok(keeper)
+    }
+
+    /// Gives the pages that are kept for messages back to the machine, unless others are at work with the arena.
+    pub fn give_kept_back(&self) {
+        if self.header().kept.load(Ordering::Relaxed) > 0
+            && let Ok(locked) = self.lock(Deadline::after(BRIEFLY))
+        {
+            locked.give_kept_back();
+        }
+    }
+
     /// Gives the pages of a line back that this process is busy with.
     fn punch(&self, object: &Object) {
         if let Some(length) = object.pages().filter(|_| object.is_dirty()) {
@@ -116,8 +136,9 @@ impl Arena {
     }
 
     /// Reserves the pages of an object that this process is making. Gives the lock, to make it with.
-    pub(super) fn furnish(&self, index: u32, length: u64) -> Result<Locked<'_>, ArenaError> {
-        let reserved = self.reserve(self.object(index), length.next_multiple_of(PAGE));
+    pub(super) fn furnish(&self, index: u32, request: &Request) -> Result<Locked<'_>, ArenaError> {
+        let reserved =
+            self.reserve(self.object(index), request.length.next_multiple_of(PAGE), request.zeroed);
         match (reserved, self.lock_soon()) {
             (Ok(()), Ok(locked)) => {
                 self.object(index).busy.store(0, Ordering::Relaxed);
@@ -136,12 +157,19 @@ impl Arena {
         }
     }
 
-    fn reserve(&self, object: &Object, length: u64) -> Result<(), ArenaError> {
+    /// What is kept there already stays, unless the pages have to be zero.
+    fn reserve(&self, object: &Object, length: u64, zeroed: bool) -> Result<(), ArenaError> {
         let offset = object.offset.load(Ordering::Relaxed);
-        if let Some(length) = object.pages().filter(|_| object.is_dirty()) {
-            self.file.give_back(offset, length);
+        let give_back = || {
+            if let Some(place) = object.pages().filter(|_| object.is_dirty()) {
+                self.file.give_back(offset, place);
+            }
+        };
+        let kept = if zeroed { 0 } else { object.dirty.load(Ordering::Relaxed) };
+        if zeroed {
+            give_back();
         }
-        object.dirty.store(1, Ordering::Relaxed);
+        object.dirty.store(kept.max((length / PAGE) as u32), Ordering::Relaxed);
         let reserved = self.file.reserve(offset, length).or_else(|error| {
             // What is kept for messages is memory, too.
             match self.lock_soon().is_ok_and(|locked| locked.give_kept_back()) {
@@ -150,6 +178,7 @@ impl Arena {
             }
         });
         if reserved.is_err() {
+            give_back();
             object.dirty.store(0, Ordering::Relaxed);
         }
         Ok(reserved?)

@@ -110,7 +110,8 @@ impl Arena {
             | Kind::Ring
             | Kind::Blob
             | Kind::Memory
-            | Kind::Named => {}
+            | Kind::Named
+            | Kind::Keeper => {}
         }
     }
 

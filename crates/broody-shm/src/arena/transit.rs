@@ -22,6 +22,15 @@ impl Arena {
         self.receive_at(None, name, transit)
     }
 
+    /// A handle on an object that somebody else keeps, by its name.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive).
+    pub fn open_object(&'static self, name: Name) -> Result<Arc<Held>, ArenaError> {
+        // A line that there is not.
+        self.receive(name, HoldId { index: u32::MAX, use_number: 0 })
+    }
+
     /// As [`receive`](Self::receive), where the object may be mapped already.
     pub(crate) fn receive_at(
         &'static self,

@@ -27,7 +27,7 @@ impl Blob {
     /// # Errors
     /// [`Memory`](crate::Error::Memory) when there is no memory for it.
     pub fn new(bytes: &[u8]) -> Result<Self> {
-        Self::with(bytes.len(), |place| place.copy_from_slice(bytes))
+        Ok(Self(blob::Blob::copy_of(memory::arena()?, bytes)?))
     }
 
     /// Makes `length` bytes, which are zero and which `fill` writes: no copy at all.

@@ -191,7 +191,7 @@ impl PoolBuilder {
         self
     }
 
-    /// Beyond how many bytes of resident memory a worker is replaced: between two tasks if it is found then, else together with the task that
+    /// Beyond how many bytes of resident memory of its own (shared memory is the program's) a worker is replaced: between two tasks if it is found then, else together with the task that
     /// it runs, which fails with [`TaskMemory`](Error::TaskMemory). It is looked at every 50 ms.
     pub fn memory_per_worker(mut self, bytes: u64) -> Self {
         self.memory_per_worker = Some(bytes);

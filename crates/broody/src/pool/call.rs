@@ -49,7 +49,7 @@ impl<'pool> With<'pool> {
     {
         let HandedIn { gather, .. } = self.submit(function, items, false)?;
         gather.wait(None);
-        gather.get_all(std::any::type_name::<F>())
+        gather.take_all(std::any::type_name::<F>())
     }
 
     /// As [`Pool::starmap`], with these options.

@@ -21,6 +21,7 @@ pub(super) type Callback = Box<dyn FnOnce() + Send>;
 pub(super) enum Completion {
     Wake(Waker),
     Call(Callback),
+    Drop(Box<dyn Send>),
 }
 
 /// The longest wait without another look.
@@ -90,6 +91,7 @@ impl Drop for Locked<'_> {
             match completion {
                 Completion::Wake(waker) => waker.wake(),
                 Completion::Call(callback) => self.callbacks.run(callback),
+                Completion::Drop(done_with) => drop(done_with),
             }
         }
     }

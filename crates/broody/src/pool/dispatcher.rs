@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use broody_os::clock;
 use broody_os::events::{Epoll, EventFd, Trigger};
+use broody_shm::arena::Held;
 
 use super::batch::Sink;
 use super::completion::{Callback, Callbacks, Locked};
@@ -19,8 +20,7 @@ use super::plan::Recipe;
 use super::room::Bound;
 use super::schedule::{Schedule, Standing};
 use super::slot::{self, Slot};
-use crate::helper;
-use crate::{Error, Result};
+use crate::{Error, Result, helper, memory};
 
 /// How soon the host looks for answers that no worker rang for. Doubles as long as there are none.
 const LOOK: Duration = Duration::from_millis(4);
@@ -50,6 +50,8 @@ pub(super) struct Shared {
     epoll: Epoll,
     name: String,
     recipe: Recipe,
+    /// Long messages that come and go need no new pages meanwhile.
+    _keeper: Arc<Held>,
 }
 
 impl Shared {
@@ -75,6 +77,7 @@ impl Shared {
             epoll,
             name,
             recipe,
+            _keeper: memory::keep_pages()?,
         };
         let mut schedule = shared.schedule();
         for (number, seat) in schedule.claim_starts() {
@@ -134,6 +137,7 @@ impl Shared {
         let theirs = self.clone();
         helper::start("broody-pool", move || {
             theirs.work();
+            memory::give_kept_back();
             let mut schedule = theirs.schedule();
             schedule.listeners.end();
             theirs.has_ended.store(true, Ordering::Release);
@@ -195,6 +199,8 @@ impl Shared {
         let mut ready = Vec::with_capacity(64);
         let mut look = LOOK;
         let mut start_at = Instant::now();
+        // How many answers there were, and since when.
+        let mut answered = (0, start_at);
         loop {
             let starting = {
                 let mut schedule = self.schedule();
@@ -204,8 +210,15 @@ impl Shared {
                 }
                 schedule.release_delayed(clock::monotonic());
                 schedule.hand_out();
+                let answers = schedule.ledger.counts.done;
+                if answers != answered.0 {
+                    answered = (answers, Instant::now());
+                }
                 if start_at <= Instant::now() { schedule.claim_starts() } else { Vec::new() }
             };
+            if answered.1.elapsed() >= BOUND {
+                memory::give_kept_back();
+            }
             for (number, seat) in starting {
                 let started = self.launch(number, seat).map_err(|error| error.to_string());
                 let mut schedule = self.schedule();

@@ -5,7 +5,6 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use broody_os::memory::SealedBytes;
 use serde::de::DeserializeOwned;
 
 use super::batch::{Answer, Sink};
@@ -47,10 +46,14 @@ const TELL: Duration = Duration::from_millis(50);
 
 enum Place {
     Missing,
-    Arena { start: usize, length: u32 },
-    Apart(Box<SealedBytes>),
+    Arena {
+        start: usize,
+        length: u32,
+    },
     WithObjects(Box<WithObjects>),
     Failed(Box<Failure>),
+    /// Nobody asks for it any more.
+    Taken,
 }
 
 impl Gather {
@@ -143,6 +146,18 @@ impl Gather {
         None
     }
 
+    /// As [`get_all`](Self::get_all), for who asks once: each goes as soon as it is decoded, so that no two copies of all are there at once.
+    pub(super) fn take_all<R: DeserializeOwned>(&self, function: &str) -> Result<Vec<R>> {
+        let mut state = lock(&self.state);
+        let count = state.places.len();
+        let take = |index| {
+            let result = state.get(index, function);
+            state.places[index] = Place::Taken;
+            result
+        };
+        (0..count).map(take).collect()
+    }
+
     /// Every result in order, or the first failure. All have come.
     pub(super) fn get_all<R: DeserializeOwned>(&self, function: &str) -> Result<Vec<R>> {
         let state = lock(&self.state);
@@ -167,10 +182,11 @@ impl State {
             |reason| Error::Decode { what: "the result", function: function.to_owned(), reason };
         let bytes = match &self.places[index] {
             Place::Arena { start, length } => &self.arena[*start..*start + *length as usize],
-            Place::Apart(bytes) => bytes,
             Place::WithObjects(result) => result.open().map_err(undecodable)?,
             Place::Failed(failure) => return Err(failure.to_error(function)),
-            Place::Missing => return Err(Error::Invalid { what: "the task has no answer yet".to_owned() }),
+            Place::Missing | Place::Taken => {
+                return Err(Error::Invalid { what: "the task has no answer yet".to_owned() });
+            }
         };
         codec::decode(bytes).map_err(undecodable)
     }
@@ -189,7 +205,6 @@ impl Sink for Gather {
                 record.copy_to(&mut state.arena);
                 Place::Arena { start, length: record.len() as u32 }
             }
-            Answer::Apart(bytes) => Place::Apart(Box::new(bytes)),
             Answer::WithObjects(result) => Place::WithObjects(Box::new(result)),
             Answer::Failed(failure) => Place::Failed(Box::new(failure)),
         };

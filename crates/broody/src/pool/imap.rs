@@ -17,7 +17,7 @@ use super::{Pool, check_owner};
 use crate::function::FunctionId;
 use crate::{Error, Result, codec};
 
-/// The most bytes of arguments that are handed in at once.
+/// The most bytes of arguments that are handed in at once, those in shared memory included, unless workers would have to wait.
 const MOST_BYTES: usize = 1024 * 1024;
 
 /// The results of [`Pool::imap`] and [`Pool::imap_unordered`], each as it comes.
@@ -76,16 +76,24 @@ where
         }
         let Some(items) = &mut self.items else { return Ok(()) };
         let mut arguments = Arguments::default();
+        let mut bytes = 0;
         let mut refused = None;
         let mut ended = false;
-        while under_way + arguments.len() < window && arguments.bytes() < MOST_BYTES {
+        loop {
+            let count = under_way + arguments.len();
+            if count >= window || (count >= window / 8 && bytes >= MOST_BYTES) {
+                break;
+            }
             let Some(item) = items.next() else {
                 ended = true;
                 break;
             };
-            if let Err(reason) = arguments.push(&item) {
-                refused = Some(reason);
-                break;
+            match arguments.push(&item) {
+                Ok(length) => bytes += length,
+                Err(reason) => {
+                    refused = Some(reason);
+                    break;
+                }
             }
         }
         if ended {
@@ -152,7 +160,6 @@ where
         let kept = self.stream.next(deadline)?;
         Some(Some(match kept {
             Kept::Bytes(bytes) => decoded(&bytes),
-            Kept::Apart(bytes) => decoded(&bytes),
             Kept::WithObjects(result) => result.open().map_err(undecodable).and_then(decoded),
             Kept::Failed(failure) => Err(failure.to_error(self.function_name)),
         }))

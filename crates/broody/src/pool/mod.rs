@@ -4,6 +4,7 @@
 //! host knows exactly which task is where. See [`schedule`] for who gets what and what a death leaves, [`worker`] for the other
 //! side, and the crate `broody-shm` for the rings and leases between them.
 
+mod apart;
 mod asynchronous;
 mod batch;
 mod builder;

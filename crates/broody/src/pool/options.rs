@@ -71,7 +71,7 @@ impl TaskOptions {
         self
     }
 
-    /// By how many bytes a worker's resident memory may grow while it runs a task. Beyond that the worker is ended and replaced, and
+    /// By how many bytes a worker's resident memory may grow while it runs a task; shared memory is not counted. Beyond that the worker is ended and replaced, and
     /// the task fails with [`TaskMemory`](Error::TaskMemory). It is looked at every 10 ms: a task may go beyond it for so long.
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.memory_limit = Some(bytes);

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
 use crate::function::FunctionId;
+use crate::output::Output;
 use crate::process::{Objects, StartMethod};
 
 /// A function with its encoded argument, to be called in each worker.
@@ -22,7 +23,7 @@ impl Call {
         // SAFETY: the id comes from the host, which is a process of this build.
         #[allow(unsafe_code)]
         let trampoline = unsafe { self.function.trampoline() };
-        trampoline(&self.argument, &mut Vec::new()).reason().map_or(Ok(()), Err)
+        trampoline(&self.argument, &mut Output::within(Vec::new())).reason().map_or(Ok(()), Err)
     }
 }
 

@@ -1,18 +1,19 @@
 //! One worker, as the host sees it: its process, the link to it, and the leases on tasks that were given to it.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use broody_os::events::EventFd;
 use broody_os::wait::ExitStatus;
-use broody_os::{clock, memory as memfd, proc, signals, socket};
+use broody_os::{clock, proc, signals};
 use broody_shm::Corrupt;
 use broody_shm::duplex::{Begun, Duplex, Host, LEASES};
 
-use super::batch::{Answer, Run, Sink};
+use super::apart::{Apart, Ticket};
+use super::batch::{Answer, Argument, Run, Sink};
 use super::failure::Failure;
 use super::objects::WithObjects;
 use super::options::Terms;
@@ -20,7 +21,7 @@ use super::pace::Paces;
 use super::plan::{Plan, Recipe};
 use super::schedule::Ledger;
 use super::watch::{self, AtHand, Finding, Verdict};
-use super::wire::{self, How, LONGEST, Order, Report, Say, Span};
+use super::wire::{self, APART, How, LONGEST, Order, Report, Say, Span};
 use super::worker::{self, DESCRIPTORS, stop_signal};
 use crate::function::{FunctionId, Outcome};
 use crate::handle::Outgoing;
@@ -40,7 +41,6 @@ const STOP_WITHIN: Duration = Duration::from_millis(5);
 pub(super) struct Slot {
     pub(super) process: Process,
     link: Host,
-    payloads: OwnedFd,
     frames: VecDeque<Leased>,
     next_frame: u32,
     /// It writes nonsense, and was killed for it.
@@ -78,6 +78,8 @@ struct Leased {
     frame: u32,
     run: Run,
     answered: usize,
+    /// Its first argument, if there was no shared memory for it before.
+    _apart: Option<Apart>,
 }
 
 /// What is left of a worker that has ended.
@@ -103,8 +105,7 @@ impl Slot {
     /// Starts a worker.
     pub(super) fn launch(recipe: &Recipe, name: &str, seat: usize, doorbell: &EventFd) -> Result<Self> {
         let (link, memory) = Host::create("broody-worker", wire::CAPACITY)?;
-        let (payloads, theirs) = socket::pair()?;
-        let own: [_; DESCRIPTORS] = [memory.as_fd(), doorbell.as_fd(), theirs.as_fd()];
+        let own: [_; DESCRIPTORS] = [memory.as_fd(), doorbell.as_fd()];
         let mut plan = recipe.plan_for(seat);
         plan.host = memory::arena()?.my_bits()?;
         plan.mark = next_mark();
@@ -123,7 +124,6 @@ impl Slot {
             span: None,
             is_overdue: false,
             link,
-            payloads,
             frames,
             next_frame: 0,
             corrupt: false,
@@ -174,13 +174,26 @@ impl Slot {
     pub(super) fn offer(&mut self, run: &Run, most: usize, reserve: bool) -> Offer {
         let (batch, start) = (&run.batch, run.range.start);
         let function = batch.function;
-        if batch.argument(start).len() > LONGEST {
-            return self.offer_apart(run);
+        let mut first = None;
+        if let Argument::Own(bytes) = batch.argument(start)
+            && bytes.len() > LONGEST
+        {
+            match Apart::copy_of(bytes) {
+                Ok(apart) => first = Some(apart),
+                Err(reason) => return Offer::Unsendable(reason),
+            }
         }
+        let argument = |index| match &first {
+            Some(apart) if index == start => Argument::Apart(apart.ticket()),
+            _ => batch.argument(index),
+        };
         let mut bytes = 0;
         let mut end = start;
         while end < run.range.end && end - start < most {
-            bytes += 4 + batch.argument(end).len();
+            bytes += 4 + match argument(end) {
+                Argument::Own(bytes) => bytes.len(),
+                Argument::Apart(_) => Ticket::LENGTH,
+            };
             if bytes > LONGEST + 4 {
                 break;
             }
@@ -193,9 +206,16 @@ impl Slot {
             Ok(Some(mut draft)) => {
                 draft.put(&header);
                 for index in start..end {
-                    let argument = batch.argument(index);
-                    draft.put(&(argument.len() as u32).to_le_bytes());
-                    draft.put(argument);
+                    match argument(index) {
+                        Argument::Own(bytes) => {
+                            draft.put(&(bytes.len() as u32).to_le_bytes());
+                            draft.put(bytes);
+                        }
+                        Argument::Apart(ticket) => {
+                            draft.put(&APART.to_le_bytes());
+                            draft.put(&ticket.to_bytes());
+                        }
+                    }
                 }
                 if reserve && !self.has_sleeper {
                     // The worker may be done before its caller sleeps: it is not to ring for the pool's thread then.
@@ -210,51 +230,17 @@ impl Slot {
             Err(Corrupt) => return self.condemn(),
         }
         self.wake();
-        self.given(Run { batch: batch.clone(), range: start..end });
+        self.given(Run { batch: batch.clone(), range: start..end }, first);
         Offer::Taken(end - start)
     }
 
-    /// Gives it one task whose argument is too long for the ring.
-    fn offer_apart(&mut self, run: &Run) -> Offer {
-        // Only to a worker that has nothing else: what is not begun may have to be taken back, and a descriptor on its way cannot.
-        if !self.frames.is_empty() {
-            return Offer::Full;
-        }
-        let (frame, start) = (self.next_frame, run.range.start);
-        let memory = match memfd::create_with("broody-argument", run.batch.argument(start)) {
-            Ok(memory) => memory,
-            Err(error) => return Offer::Unsendable(error.to_string()),
-        };
-        match self.link.outgoing.begin(wire::HEADER) {
-            Ok(Some(mut draft)) => {
-                if let Err(error) = wire::send_payload(&self.payloads, frame, &memory, false) {
-                    // A worker that has died is found out by its pidfd.
-                    return if socket::is_gone(&error) {
-                        Offer::Full
-                    } else {
-                        Offer::Unsendable(error.to_string())
-                    };
-                }
-                self.link.duplex.lease(frame).grant(frame, 1);
-                let say = what_to_say(&run.batch.terms, self.observed);
-                draft.put(&Order::Apart { frame, function: run.batch.function, say }.header());
-                draft.publish();
-            }
-            Ok(None) => return Offer::Full,
-            Err(Corrupt) => return self.condemn(),
-        }
-        self.wake();
-        self.given(Run { batch: run.batch.clone(), range: start..start + 1 });
-        Offer::Taken(1)
-    }
-
-    fn given(&mut self, run: Run) {
+    fn given(&mut self, run: Run, apart: Option<Apart>) {
         self.given += run.len() as u64;
         self.idle_since = None;
         if self.frames.is_empty() {
             self.paused_for = Duration::ZERO;
         }
-        self.frames.push_back(Leased { frame: self.next_frame, run, answered: 0 });
+        self.frames.push_back(Leased { frame: self.next_frame, run, answered: 0, _apart: apart });
         self.next_frame = self.next_frame.wrapping_add(1);
     }
 
@@ -463,10 +449,11 @@ impl Slot {
         let length = rest.len();
         let answer = match how {
             How::Returned => Answer::Returned(rest),
-            How::Apart => match wire::receive_payload(&self.payloads, frame) {
-                Ok(bytes) => Answer::Apart(bytes),
-                Err(reason) => failed(Outcome::BadResult(reason)),
-            },
+            How::Apart => {
+                let (holds, rest) = wire::take_holds(rest)?;
+                let (length, _) = rest.split::<8>().ok_or(Corrupt)?;
+                Answer::WithObjects(WithObjects::apart(&holds, u64::from_le_bytes(length)))
+            }
             How::WithObjects => {
                 let (holds, rest) = wire::take_holds(rest)?;
                 let mut bytes = Vec::with_capacity(rest.len());
@@ -483,7 +470,6 @@ impl Slot {
         let is_failure = matches!(answer, Answer::Failed(_));
         if let Some(span) = self.span.take() {
             let length = match &answer {
-                Answer::Apart(bytes) => bytes.len(),
                 Answer::WithObjects(result) => result.len(),
                 _ => length,
             };
@@ -684,9 +670,9 @@ fn start(recipe: &Recipe, name: &str, plan: &Plan, own: &[BorrowedFd<'_>; DESCRI
         let copies = own.map(|descriptor| descriptor.try_clone_to_owned());
         let started = Process::builder().name(name).daemon(true).fork(|| {
             // Of the child's own: it has copies of its parent's, too.
-            let [link, doorbell, payloads] = copies;
-            match (link, doorbell, payloads) {
-                (Ok(link), Ok(doorbell), Ok(payloads)) => worker::work_with([link, doorbell, payloads], plan),
+            let [link, doorbell] = copies;
+            match (link, doorbell) {
+                (Ok(link), Ok(doorbell)) => worker::work_with([link, doorbell], plan),
                 _ => Err("no descriptor was left (RLIMIT_NOFILE)".to_owned()),
             }
         });

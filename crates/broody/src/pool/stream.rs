@@ -5,8 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
-use broody_os::memory::SealedBytes;
-
 use super::batch::{Answer, Sink};
 use super::failure::Failure;
 use super::objects::WithObjects;
@@ -15,7 +13,6 @@ use crate::context::lock;
 /// An answer, kept until the caller comes for it.
 pub(super) enum Kept {
     Bytes(Vec<u8>),
-    Apart(SealedBytes),
     WithObjects(WithObjects),
     Failed(Failure),
 }
@@ -93,7 +90,6 @@ impl Sink for Stream {
                 record.copy_to(&mut bytes);
                 Kept::Bytes(bytes)
             }
-            Answer::Apart(bytes) => Kept::Apart(bytes),
             Answer::WithObjects(result) => Kept::WithObjects(result),
             Answer::Failed(failure) => Kept::Failed(failure),
         };

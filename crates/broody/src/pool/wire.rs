@@ -3,29 +3,27 @@
 //! A record begins with its kind. Numbers are little endian.
 //!
 //! ```text
-//! to the worker   Frame   what to say, frame, function | length, argument | length, argument | ...
-//!                 Apart   what to say, frame, function          the argument is in a memfd on the payload socket
+//! to the worker   Frame   what to say, frame, function | length, argument | APART, ticket | length, argument | ...
 //!                 Quit
-//! to the host     Answer  frame, index, how | result, or an encoded `Outcome`; or a memfd on the payload socket
+//! to the host     Answer  frame, index, how | result, or an encoded `Outcome`; or holds, and a result or the length of a long one
 //!                 Span    when it ended, what it took           before an answer, if it was asked for
 //!                 Pace    function, tasks, nanoseconds          after a frame: how long its tasks took
 //! ```
 
-use std::os::fd::{AsFd, OwnedFd};
-
-use broody_os::memory::SealedBytes;
-use broody_os::socket::{self, Received};
 use broody_shm::Corrupt;
 use broody_shm::arena::HoldId;
 use broody_shm::ring::Record;
 
 use crate::function::FunctionId;
 
-/// Arguments and results that are longer than this go by memfd, in bytes.
+/// Arguments and results that are longer than this go [apart](super::apart), in bytes.
 pub(super) const LONGEST: usize = CAPACITY / 4;
 
 /// The size of a ring, in bytes.
 pub(super) const CAPACITY: usize = 256 * 1024;
+
+/// Instead of an argument's length: a [ticket](super::apart::Ticket) follows.
+pub(super) const APART: u32 = u32::MAX;
 
 /// The length of the longest header, in bytes.
 pub(super) const HEADER: usize = 33;
@@ -34,7 +32,6 @@ pub(super) const HEADER: usize = 33;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
     Frame { frame: u32, function: FunctionId, say: Say },
-    Apart { frame: u32, function: FunctionId, say: Say },
     Quit,
 }
 
@@ -82,7 +79,7 @@ pub(super) struct Span {
 pub(super) enum How {
     /// The encoded result.
     Returned,
-    /// The result is in a memfd.
+    /// Objects in it, and the blob that it is in: see [`put_holds`]. Then its length.
     Apart,
     /// Objects in it, and the encoded result: see [`put_holds`].
     WithObjects,
@@ -137,7 +134,6 @@ impl std::ops::Deref for Header {
 }
 
 const FRAME: u8 = 1;
-const APART: u8 = 2;
 const QUIT: u8 = 3;
 const RETURNED: u8 = 4;
 const RETURNED_APART: u8 = 5;
@@ -155,9 +151,6 @@ impl Order {
             Order::Frame { frame, function, say } => {
                 Header::new(FRAME | say.bits()).with_task(frame, function)
             }
-            Order::Apart { frame, function, say } => {
-                Header::new(APART | say.bits()).with_task(frame, function)
-            }
             Order::Quit => Header::new(QUIT),
         }
     }
@@ -174,7 +167,6 @@ impl Order {
         let (frame, function) = (u32::from_le_bytes(frame), FunctionId::from_bytes(function));
         match kind & !SAY {
             FRAME => Ok((Order::Frame { frame, function, say }, rest)),
-            APART => Ok((Order::Apart { frame, function, say }, rest)),
             _ => Err(Corrupt),
         }
     }
@@ -263,32 +255,6 @@ pub(super) fn take_holds(record: Record<'_>) -> Result<(Vec<HoldId>, Record<'_>)
     Ok((holds, rest))
 }
 
-/// Sends an argument or a result beside the rings, for the record of `frame` that follows in them.
-pub(super) fn send_payload(
-    socket: &OwnedFd,
-    frame: u32,
-    memory: &OwnedFd,
-    wait: bool,
-) -> broody_os::Result<()> {
-    socket::send(socket, &[&frame.to_le_bytes()], &[memory.as_fd()], wait)
-}
-
-/// Takes what was sent for `frame`: it was on its way before the record that speaks of it.
-pub(super) fn receive_payload(socket: &OwnedFd, frame: u32) -> Result<SealedBytes, String> {
-    let mut number = [0; 4];
-    match socket::receive(socket, &mut number, false) {
-        Ok(Received::Message { mut descriptors, length: 4, .. }) if number == frame.to_le_bytes() => {
-            let memory = descriptors.pop().ok_or("its memory did not arrive")?;
-            SealedBytes::new(&memory).map_err(|error| error.to_string())
-        }
-        Ok(Received::Truncated) => {
-            Err("this process has no descriptor left for its memory (RLIMIT_NOFILE)".to_owned())
-        }
-        Ok(_) => Err("its memory did not arrive".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,7 +266,7 @@ mod tests {
         let mut worker = broody_shm::duplex::Worker::open(&memory).unwrap();
         let orders = [
             Order::Frame { frame: 9, function, say: Say::Nothing },
-            Order::Apart { frame: u32::MAX, function, say: Say::WhenAndHowLarge },
+            Order::Frame { frame: u32::MAX, function, say: Say::WhenAndHowLarge },
             Order::Quit,
         ];
         for order in orders {

@@ -15,16 +15,18 @@ use std::time::{Duration, Instant};
 
 use broody_os::events::EventFd;
 use broody_os::signals::{self, Disposition};
-use broody_os::{clock, fork, limits, memory, proc};
+use broody_os::{clock, fork, limits, proc};
 use broody_shm::arena::Transit;
 use broody_shm::duplex::{Begun, Duplex};
 use broody_shm::ring::Record;
 use broody_shm::{Corrupt, duplex, sleep};
 
+use super::apart::{self, Packed, Ticket};
 use super::plan::Plan;
-use super::wire::{self, How, LONGEST, Order, Report, Say, Span};
+use super::wire::{self, APART, How, LONGEST, Order, Report, Say, Span};
 use crate::context::Context;
 use crate::function::{FunctionId, Outcome};
+use crate::output::Output;
 use crate::process::take_own_descriptors;
 use crate::{codec, handle};
 
@@ -35,7 +37,7 @@ const STOP: i32 = 5;
 const RING: Duration = Duration::from_micros(100);
 
 /// The descriptors that a worker starts with.
-pub(super) const DESCRIPTORS: usize = 3;
+pub(super) const DESCRIPTORS: usize = 2;
 
 /// The signal that a task gets after its soft limit.
 pub(super) fn stop_signal() -> i32 {
@@ -55,9 +57,9 @@ pub(super) fn work(plan: Plan) -> Result<(), String> {
     work_with(descriptors, &plan)
 }
 
-/// The same with its descriptors: the link, the pool's doorbell, the socket for payloads.
+/// The same with its descriptors: the link, and the pool's doorbell.
 pub(super) fn work_with(descriptors: [OwnedFd; DESCRIPTORS], plan: &Plan) -> Result<(), String> {
-    let [link, doorbell, payloads] = descriptors;
+    let [link, doorbell] = descriptors;
     let link_ends = duplex::Worker::open(&link).map_err(|error| error.to_string())?;
     drop(link);
     // Ctrl-C is the host's business, which ends its workers.
@@ -70,11 +72,10 @@ pub(super) fn work_with(descriptors: [OwnedFd; DESCRIPTORS], plan: &Plan) -> Res
         outbox: link_ends.outbox,
         duplex: link_ends.duplex,
         doorbell: doorbell.into(),
-        payloads,
         rung_at: Instant::now(),
         has_said: false,
         host: (plan.host, plan.mark),
-        result: Vec::new(),
+        buffer: Vec::new(),
     };
     let mut inbox = link_ends.inbox;
     desk.duplex.set_ready();
@@ -111,14 +112,13 @@ struct Desk {
     outbox: broody_shm::ring::Producer,
     duplex: duplex::Duplex,
     doorbell: EventFd,
-    payloads: OwnedFd,
     rung_at: Instant,
     /// It has said which task it has begun.
     has_said: bool,
     /// Who gets the objects in results, and their mark.
     host: (u32, u64),
-    /// The encoded result of the task at hand.
-    result: Vec<u8>,
+    /// For the encoded result of the task at hand.
+    buffer: Vec<u8>,
 }
 
 impl Desk {
@@ -128,16 +128,6 @@ impl Desk {
         let rest = unsafe { rest.as_slice() };
         match order {
             Order::Frame { frame, function, say } => self.frame(frame, function, say, rest)?,
-            Order::Apart { frame, function, say } => {
-                if let Some(index) = self.duplex.lease(frame).claim(frame) {
-                    self.begin(frame, index, say);
-                    let outcome = match wire::receive_payload(&self.payloads, frame) {
-                        Ok(bytes) => self.run_measured(function, &bytes, say)?,
-                        Err(reason) => Outcome::BadArgument(reason),
-                    };
-                    self.answer(frame, index, outcome)?;
-                }
-            }
             Order::Quit => return Ok(Next::Quit),
         }
         Ok(Next::Order)
@@ -155,12 +145,19 @@ impl Desk {
         let mut tasks: u16 = 0;
         while let Some(index) = self.duplex.lease(frame).claim(frame) {
             let (length, rest) = arguments.split_first_chunk::<4>().ok_or(Corrupt)?;
-            let (argument, rest) =
-                rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or(Corrupt)?;
-            arguments = rest;
-            self.begin(frame, index, say);
-            let outcome = self.run_measured(function, argument, say)?;
-            self.answer(frame, index, outcome)?;
+            let length = u32::from_le_bytes(*length);
+            if length == APART {
+                let (ticket, rest) = rest.split_first_chunk().ok_or(Corrupt)?;
+                arguments = rest;
+                self.begin(frame, index, say);
+                self.run_apart(frame, index, function, Ticket::from_bytes(ticket), say)?;
+            } else {
+                let (argument, rest) = rest.split_at_checked(length as usize).ok_or(Corrupt)?;
+                arguments = rest;
+                self.begin(frame, index, say);
+                let (outcome, output) = self.run_measured(function, argument, say)?;
+                self.answer(frame, index, outcome, output)?;
+            }
             tasks += 1;
         }
         let now = Instant::now();
@@ -191,13 +188,34 @@ impl Desk {
         self.duplex.begin(Begun { frame, index, since: clock::monotonic(), resident });
     }
 
+    /// Runs a task whose argument is long.
+    fn run_apart(
+        &mut self,
+        frame: u32,
+        index: u16,
+        function: FunctionId,
+        ticket: Ticket,
+        say: Say,
+    ) -> Result<(), Corrupt> {
+        let (outcome, output) = match ticket.open() {
+            Ok(argument) => self.run_measured(function, &argument, say)?,
+            Err(reason) => (Outcome::BadArgument(reason), Output::default()),
+        };
+        self.answer(frame, index, outcome, output)
+    }
+
     /// As [`run`](Self::run), and tells what it took, if that is wanted.
-    fn run_measured(&mut self, function: FunctionId, argument: &[u8], say: Say) -> Result<Outcome, Corrupt> {
+    fn run_measured(
+        &mut self,
+        function: FunctionId,
+        argument: &[u8],
+        say: Say,
+    ) -> Result<(Outcome, Output), Corrupt> {
         if say != Say::Everything {
             return Ok(self.run(function, argument));
         }
         let (began, cpu) = (clock::monotonic(), clock::process_cpu());
-        let outcome = self.run(function, argument);
+        let ran = self.run(function, argument);
         let ended = clock::monotonic();
         let nanoseconds = |time: Duration| time.as_nanos() as u64;
         let span = Span {
@@ -207,66 +225,56 @@ impl Desk {
             peak: limits::peak_memory(),
         };
         self.publish(Report::Span(span), &[])?;
-        Ok(outcome)
+        Ok(ran)
     }
 
-    fn run(&mut self, function: FunctionId, argument: &[u8]) -> Outcome {
-        self.result.clear();
+    fn run(&mut self, function: FunctionId, argument: &[u8]) -> (Outcome, Output) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        let mut output = Output::at_most(LONGEST, buffer);
         // SAFETY: the id comes from the host, which is a process of this build: that was checked when this process was made.
         let trampoline = unsafe { function.trampoline() };
-        trampoline(argument, &mut self.result)
+        let outcome = trampoline(argument, &mut output);
+        (outcome, output)
     }
 
-    fn answer(&mut self, frame: u32, index: u16, outcome: Outcome) -> Result<(), Corrupt> {
+    fn answer(&mut self, frame: u32, index: u16, outcome: Outcome, output: Output) -> Result<(), Corrupt> {
         let answer = |how| Report::Answer { frame, index, how };
-        if let Some(objects) = handle::take_result_objects()
-            && outcome == Outcome::Returned
-        {
-            return self.answer_with_objects(frame, index, objects);
+        let objects = handle::take_result_objects();
+        if outcome != Outcome::Returned {
+            self.buffer = output.undo();
+            return self.failed(answer(How::Failed), outcome);
         }
-        match outcome {
-            Outcome::Returned if self.result.len() <= LONGEST => {
-                let result = std::mem::take(&mut self.result);
-                self.publish(answer(How::Returned), &result)?;
-                self.result = result;
-                Ok(())
+        let (mut buffer, encoded) = output.finish();
+        match apart::pack(&buffer, encoded, objects) {
+            Ok(Packed::Bytes) => self.publish(answer(How::Returned), &buffer)?,
+            Ok(Packed::WithObjects(objects)) => {
+                let mut bytes = self.give(objects);
+                bytes.extend_from_slice(&buffer);
+                self.publish(answer(How::WithObjects), &bytes)?;
             }
-            Outcome::Returned => match self.send_apart(frame) {
-                Ok(()) => self.publish(answer(How::Apart), &[]),
-                Err(error) => self.failed(answer(How::Failed), Outcome::BadResult(error.to_string())),
-            },
-            other => self.failed(answer(How::Failed), other),
+            Ok(Packed::Apart(objects, length)) => {
+                let mut bytes = self.give(objects);
+                bytes.extend(length.to_le_bytes());
+                self.publish(answer(How::Apart), &bytes)?;
+            }
+            Err(reason) => self.failed(answer(How::Failed), Outcome::BadResult(reason))?,
         }
+        // It is long where there was no shared memory for it.
+        buffer.shrink_to(LONGEST);
+        self.buffer = buffer;
+        Ok(())
     }
 
-    /// The objects are the host's before the answer is there: whatever becomes of this process then, they are not lost.
-    fn answer_with_objects(&mut self, frame: u32, index: u16, objects: Transit) -> Result<(), Corrupt> {
-        let answer = |how| Report::Answer { frame, index, how };
+    /// Makes objects the host's, before the answer is there: whatever becomes of this process then, they are not lost. What tells of them.
+    fn give(&self, objects: Transit) -> Vec<u8> {
         let (host, mark) = self.host;
-        let length = 4 + 8 * objects.holds().len() + self.result.len();
-        if length > LONGEST {
-            let why = format!(
-                "a result with shared objects in it has at most {LONGEST} bytes beside them, not {length}"
-            );
-            return self.failed(answer(How::Failed), Outcome::BadResult(why));
-        }
-        let mut bytes = wire::put_holds(&objects.give_to(host, mark));
-        bytes.extend_from_slice(&self.result);
-        self.publish(answer(How::WithObjects), &bytes)
+        wire::put_holds(&objects.give_to(host, mark))
     }
 
     fn failed(&mut self, report: Report, outcome: Outcome) -> Result<(), Corrupt> {
         let bytes = codec::encode(&outcome.shortened(LONGEST / 2)).unwrap_or_default();
         self.publish(report, &bytes)
-    }
-
-    /// Sends the result by memfd. The memory is on its way before the answer that speaks of it.
-    fn send_apart(&mut self, frame: u32) -> broody_os::Result<()> {
-        let memory = memory::create_with("broody-result", &self.result)?;
-        self.result = Vec::new();
-        // The host may have to take earlier ones before there is room for this.
-        self.ring();
-        wire::send_payload(&self.payloads, frame, &memory, true)
     }
 
     /// Puts a record into the outbox, and waits for room if there is none.

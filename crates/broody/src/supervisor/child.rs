@@ -17,6 +17,7 @@ use super::protocol::{self, Arrived, Identity, Message, Notice, Program, Request
 use super::server::{ARENA, Inherited, REQUESTS};
 use crate::context::Context;
 use crate::function::{FunctionId, Outcome};
+use crate::output::Output;
 use crate::{boot, embed};
 
 /// The exit code of a process whose function panicked, as of a Rust program whose main panicked.
@@ -284,7 +285,10 @@ pub(crate) fn resume() -> u8 {
         fork::exit_now(NOT_STARTED);
     }
     if image::build_id().0 != baton.build_id {
-        give_up(&channel, "the program that was exec'ed is another build".to_owned());
+        let reason = "the program that was exec'ed is another build";
+        // Where the starter has no place for it, the user has.
+        eprintln!("broody: a process could not be started: {reason}");
+        give_up(&channel, reason.to_owned());
     }
     let first = CHANNEL + 2;
     let own = (first..first + RawFd::from(baton.own)).filter_map(|raw| {
@@ -320,13 +324,13 @@ fn run(
         also.into_iter().chain([(Kind::Native, link)])
     });
     Context::become_child(identity, links, own);
-    let mut result = Vec::new();
+    let mut result = Output::within(Vec::new());
     // SAFETY: the id was made in a process of this build: the supervisor's build id was compared with the host's, and a child
     // that has exec'ed has compared its own with the supervisor's.
     #[allow(unsafe_code)]
     let trampoline = unsafe { function.trampoline() };
     let outcome = trampoline(argument, &mut result);
-    finish(channel, outcome, &result)
+    finish(channel, outcome, &result.finish().0)
 }
 
 /// Sends the outcome and runs this process's exit functions; gives the exit code.
