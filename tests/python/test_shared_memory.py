@@ -254,3 +254,31 @@ def test_there_is_no_tracker_to_wait_for():
     resource_tracker.unregister("/psm_nothing", "shared_memory")
     with pytest.raises(ValueError):
         resource_tracker.register("x" * 600, "shared_memory")
+
+
+def start_one(method):
+    import broody
+
+    broody.get_context(method).Process(target=os.getpid).start()
+
+
+@pytest.mark.parametrize("inner", ["spawn", "forkserver", "fork"])
+def test_the_end_of_a_child_with_children_takes_nothing_of_its_parents(inner):
+    code = f"""
+import test_shared_memory
+m = shared_memory.SharedMemory(create=True, size=10)
+child = mp.get_context("spawn").Process(target=test_shared_memory.start_one, args=({inner!r},))
+child.start()
+child.join()
+print(m.name, child.exitcode, flush=True)
+signal.pause()
+"""
+    with Running(f"sys.path.insert(0, {os.path.dirname(__file__)!r})\n{code}") as program:
+        name, exitcode = program.line().split()
+        assert exitcode == "0"
+        # The child's own supervisor, if it had one, goes with it: then there is only the program's.
+        eventually(lambda: len(descendants(program.pid)) == 1, "the end of what the child had started")
+        assert is_there(name)
+        program.process.kill()
+        program.process.wait(PATIENCE)
+        eventually(lambda: not is_there(name), f"the end of {name}")

@@ -102,12 +102,12 @@ impl Repairs {
         self.end_holds();
     }
 
-    /// Every process of the program has ended, but perhaps the host, which waits for this, and those that were detached: what still has a
-    /// name loses it.
-    pub(super) fn last(&mut self, is_alone: bool) {
+    /// Every process below the host has ended, but perhaps the host itself, which waits for this, and those that were detached. If that `is_all` of
+    /// the program, what still has a name loses it.
+    pub(super) fn last(&mut self, is_all: bool) {
         if let Some(arena) = memory::existing_arena() {
             arena.recover_all(Deadline::after(PATIENCE));
-            if is_alone {
+            if is_all {
                 arena.remove_names(Deadline::after(LAST_PATIENCE));
             }
         }
