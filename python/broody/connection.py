@@ -21,7 +21,7 @@ _ForkingPickler = reduction.ForkingPickler
 _ConnectionBase = _broody._ConnectionBase
 
 BUFSIZE = 64 * 1024
-# How long one side waits for the other one's part of an authentication, in seconds.
+# How long a listener waits for a client's part of an authentication, in seconds.
 CONNECTION_TIMEOUT = 20.0
 
 families = ["AF_INET", "AF_UNIX"]
@@ -130,7 +130,8 @@ class Listener:
             raise OSError("listener is closed")
         conn = self._listener.accept()
         if self._authkey is not None:
-            _authenticate(conn, deliver_challenge, answer_challenge, self._authkey)
+            patient = _Patient(conn)
+            _authenticate(conn, lambda: (deliver_challenge(patient, self._authkey), answer_challenge(patient, self._authkey)))
         return conn
 
     def close(self):
@@ -163,7 +164,8 @@ def Client(address, family=None, authkey=None):
     _check_key(authkey)
     conn = SocketClient(address)
     if authkey is not None:
-        _authenticate(conn, answer_challenge, deliver_challenge, authkey)
+        # For as long as it takes: the listener may accept it much later.
+        _authenticate(conn, lambda: (answer_challenge(conn, authkey), deliver_challenge(conn, authkey)))
     return conn
 
 
@@ -304,11 +306,9 @@ class _Patient:
         return self._conn.recv_bytes(maxlength)
 
 
-def _authenticate(conn, first, second, authkey):
-    patient = _Patient(conn)
+def _authenticate(conn, steps):
     try:
-        first(patient, authkey)
-        second(patient, authkey)
+        steps()
     except BaseException:
         conn.close()
         raise

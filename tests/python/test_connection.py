@@ -267,6 +267,21 @@ def test_a_silent_client_does_not_block_the_others_for_ever(monkeypatch):
             listener.accept()
 
 
+def test_a_client_waits_for_as_long_as_it_takes(monkeypatch):
+    monkeypatch.setattr(connection, "CONNECTION_TIMEOUT", 0.1)
+    with connection.Listener(authkey=KEY) as listener:
+        clients = []
+        thread = threading.Thread(target=lambda: clients.append(connection.Client(listener.address, authkey=KEY)))
+        thread.start()
+        thread.join(0.5)
+        # Not accepted yet, and not impatient.
+        assert thread.is_alive()
+        monkeypatch.setattr(connection, "CONNECTION_TIMEOUT", PATIENCE)
+        listener.accept().close()
+        thread.join(PATIENCE)
+        assert clients
+
+
 def test_a_listener_without_the_key_is_refused():
     with connection.Listener(authkey=b"another key") as listener:
         errors = []
