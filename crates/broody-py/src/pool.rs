@@ -255,9 +255,8 @@ impl Pending {
     /// order) raised that raised anything.
     #[pyo3(signature = (timeout=None))]
     fn get<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<Vec<Bound<'py, PyAny>>>> {
-        let answers = waiting::wait(py, waiting::limit(timeout), |limit| {
-            self.0.get_timeout(limit.min(LOOK)).transpose()
-        })?;
+        let answers =
+            waiting::wait(py, waiting::limit(timeout), |limit| self.0.get_timeout(limit).transpose())?;
         match answers {
             None => Ok(None),
             Some(Err(error)) => Err(exception(py, error)),
@@ -271,7 +270,7 @@ impl Pending {
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let ready = waiting::wait(py, waiting::limit(timeout), |limit| {
-            self.0.wait_timeout(limit.min(LOOK)).map_or(Some(()), |ready| ready.then_some(()))
+            self.0.wait_timeout(limit).map_or(Some(()), |ready| ready.then_some(()))
         })?;
         Ok(ready.is_some())
     }
@@ -295,9 +294,6 @@ impl Pending {
     }
 }
 
-/// A wait for a pool is not ended by signals: it is looked at so often whether one has come.
-const LOOK: Duration = Duration::from_millis(50);
-
 /// Results as they come.
 #[pyclass(frozen)]
 pub(crate) struct Stream {
@@ -311,7 +307,7 @@ impl Stream {
     #[pyo3(signature = (timeout=None))]
     fn next<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         let next = waiting::wait(py, waiting::limit(timeout), |limit| match lock(&self.imap).as_mut() {
-            Some(imap) => imap.next_timeout(limit.min(LOOK)),
+            Some(imap) => imap.next_timeout(limit),
             None => Some(None),
         })?;
         match next {

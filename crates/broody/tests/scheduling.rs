@@ -95,6 +95,55 @@ fn no_more_are_stopped_than_there_are_spare_processes() {
 }
 
 #[test]
+fn long_ones_make_room_for_a_short_one_as_long_as_there_are_spares() {
+    fn begin((begun, end): (Queue<u32>, Event)) {
+        begun.put(1).unwrap();
+        burn_until(end);
+    }
+    let pool = scheduled(Scheduling::mlfq(), 1);
+    let (begun, end) = (Queue::new().unwrap(), Event::new().unwrap());
+    // One less than there are processes: 1, and 9 to spare.
+    let long: Vec<_> =
+        (0..9).map(|_| pool.apply_async(begin, (begun.clone(), end.clone())).unwrap()).collect();
+    (0..9).for_each(|_| assert_eq!(begun.get_timeout(PATIENCE).unwrap(), 1));
+    assert_eq!(pool.apply(|x: u64| x + 1, 1).unwrap(), 2);
+    end.set().unwrap();
+    long.into_iter().for_each(|long| long.get().unwrap());
+}
+
+#[test]
+fn what_was_given_ahead_does_not_wait_while_another_worker_is_idle() {
+    fn wait_if(event: Option<Event>) -> bool {
+        event.is_none_or(wait_for)
+    }
+    // Nobody's turn is ever over.
+    let pool = scheduled(Scheduling::RoundRobin { quantum: 10 * PATIENCE }, 2);
+    // It is known to be short from then on.
+    assert!(pool.map(wait_if, std::iter::repeat_n(None, 50)).unwrap().into_iter().all(|done| done));
+    let (first, second) = (Event::new().unwrap(), Event::new().unwrap());
+    let hand_in = |event: Option<&Event>| pool.apply_async(wait_if, event.cloned()).unwrap();
+    let blocked = [hand_in(Some(&first)), hand_in(Some(&second))];
+    let others: Vec<_> = (0..4).map(|_| hand_in(None)).collect();
+    second.set().unwrap();
+    for other in &others {
+        assert_eq!(other.get_timeout(PATIENCE).unwrap(), Some(true));
+    }
+    assert!(!blocked[0].ready());
+    first.set().unwrap();
+    assert!(blocked.iter().all(|blocked| blocked.get().unwrap()));
+}
+
+#[test]
+fn who_is_never_stopped_needs_no_spares() {
+    let pool = scheduled(Scheduling::mlfq(), 2);
+    let short = |x: u64| (0..x).map(std::hint::black_box).sum::<u64>();
+    pool.map(short, [10_000; 200]).unwrap();
+    // One is ahead; a machine under load may stop a few.
+    let stats = pool.stats();
+    assert!(stats.started <= 3 + stats.preempted, "{stats:?}");
+}
+
+#[test]
 fn a_task_is_not_stopped_while_it_holds_a_lock() {
     fn hold((lock, held, wanted): (BareLock, Event, Event)) {
         lock.acquire(None).unwrap().unwrap();

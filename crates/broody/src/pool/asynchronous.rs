@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use broody_os::{Pid, fork};
 use serde::de::DeserializeOwned;
 
-use super::batch::Sink;
+use super::batch::Gathered;
 use super::dispatcher::Shared;
 use super::gather::Gather;
 use crate::Result;
@@ -21,40 +20,26 @@ use crate::Result;
 #[must_use = "dropping it does not take the task back, but nobody gets its result"]
 pub struct AsyncResult<R> {
     pool: Arc<Shared>,
-    gather: Arc<Gather>,
-    function: &'static str,
-    /// The number of its first task.
-    task: u64,
-    owner: Pid,
+    batch: Gathered,
     decode: fn(&Gather, &str) -> Result<R>,
     result: PhantomData<fn() -> R>,
 }
 
 impl<R: DeserializeOwned> AsyncResult<R> {
     /// Of one task.
-    pub(super) fn one(pool: Arc<Shared>, gather: Arc<Gather>, function: &'static str, task: u64) -> Self {
-        Self::new(pool, gather, function, task, |gather, function| gather.get(0, function))
+    pub(super) fn one(pool: Arc<Shared>, batch: Gathered) -> Self {
+        Self { pool, batch, decode: |gather, function| gather.get(0, function), result: PhantomData }
     }
 }
 
 impl<R: DeserializeOwned> AsyncResult<Vec<R>> {
     /// Of several tasks together.
-    pub(super) fn all(pool: Arc<Shared>, gather: Arc<Gather>, function: &'static str, task: u64) -> Self {
-        Self::new(pool, gather, function, task, Gather::get_all)
+    pub(super) fn all(pool: Arc<Shared>, batch: Gathered) -> Self {
+        Self { pool, batch, decode: Gather::get_all, result: PhantomData }
     }
 }
 
 impl<R> AsyncResult<R> {
-    fn new(
-        pool: Arc<Shared>,
-        gather: Arc<Gather>,
-        function: &'static str,
-        task: u64,
-        decode: fn(&Gather, &str) -> Result<R>,
-    ) -> Self {
-        Self { pool, gather, function, task, owner: fork::pid(), decode, result: PhantomData }
-    }
-
     /// Waits for the result. Any number of times; the answer is the same each time.
     ///
     /// # Errors
@@ -64,8 +49,8 @@ impl<R> AsyncResult<R> {
     /// order) that has none. [`WrongProcess`](crate::Error::WrongProcess) in a fork of the pool's process.
     pub fn get(&self) -> Result<R> {
         self.check_owner()?;
-        self.pool.wait(&self.gather, None);
-        (self.decode)(&self.gather, self.function)
+        self.pool.wait(&self.batch, None);
+        self.decode()
     }
 
     /// As [`get`](Self::get), for at most `limit`. `None` when there is no result by then.
@@ -74,10 +59,10 @@ impl<R> AsyncResult<R> {
     /// As [`get`](Self::get).
     pub fn get_timeout(&self, limit: Duration) -> Result<Option<R>> {
         self.check_owner()?;
-        if !self.pool.wait(&self.gather, Instant::now().checked_add(limit)) {
+        if !self.pool.wait(&self.batch, Instant::now().checked_add(limit)) {
             return Ok(None);
         }
-        (self.decode)(&self.gather, self.function).map(Some)
+        self.decode().map(Some)
     }
 
     /// Waits until it is over, at most for `limit`. Whether it is.
@@ -86,12 +71,12 @@ impl<R> AsyncResult<R> {
     /// [`WrongProcess`](crate::Error::WrongProcess) in a fork of the pool's process.
     pub fn wait_timeout(&self, limit: Duration) -> Result<bool> {
         self.check_owner()?;
-        Ok(self.pool.wait(&self.gather, Instant::now().checked_add(limit)))
+        Ok(self.pool.wait(&self.batch, Instant::now().checked_add(limit)))
     }
 
     /// Whether it is over, with a result or an error.
     pub fn ready(&self) -> bool {
-        self.gather.is_complete()
+        self.batch.is_complete()
     }
 
     /// Gives up what is not done: tasks that have not begun never will, and a worker that runs one is ended and replaced. They fail with
@@ -101,10 +86,9 @@ impl<R> AsyncResult<R> {
     /// [`WrongProcess`](crate::Error::WrongProcess) in a fork of the pool's process.
     pub fn cancel(&self) -> Result<bool> {
         self.check_owner()?;
-        let sink: Arc<dyn Sink> = self.gather.clone();
         let mut schedule = self.pool.schedule();
-        let running = schedule.cancel(&sink);
-        let any = self.gather.cancel(&running, self.task);
+        let running = schedule.cancel(self.batch.batch());
+        let any = self.batch.batch().cancel(&running);
         schedule.hand_out();
         drop(schedule);
         self.pool.nudge();
@@ -120,16 +104,20 @@ impl<R> AsyncResult<R> {
         R: 'static,
     {
         self.check_owner()?;
-        let (gather, decode, function) = (self.gather.clone(), self.decode, self.function);
-        let callback = Box::new(move || callback(decode(&gather, function)));
-        if let Some(callback) = self.gather.call_when_complete(callback) {
+        let (batch, decode) = (self.batch.clone(), self.decode);
+        let callback = Box::new(move || callback(decode(&batch, batch.batch().name)));
+        if let Some(callback) = self.batch.call_when_complete(callback) {
             self.pool.call_back(callback);
         }
         Ok(())
     }
 
+    fn decode(&self) -> Result<R> {
+        (self.decode)(&self.batch, self.batch.batch().name)
+    }
+
     fn check_owner(&self) -> Result<()> {
-        super::check_owner("result of a pool", self.owner)
+        self.pool.check_owner("result of a pool")
     }
 }
 
@@ -140,8 +128,8 @@ impl<R> Future for AsyncResult<R> {
         if let Err(error) = self.check_owner() {
             return Poll::Ready(Err(error));
         }
-        if self.gather.wake_when_complete(context.waker()) {
-            return Poll::Ready((self.decode)(&self.gather, self.function));
+        if self.batch.wake_when_complete(context.waker()) {
+            return Poll::Ready(self.decode());
         }
         Poll::Pending
     }

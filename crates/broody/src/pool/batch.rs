@@ -1,157 +1,74 @@
 //! Tasks that were handed in together: their encoded arguments, and where their answers go.
 
-use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::{Deref, Range};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use broody_shm::ring::Record;
-use serde::Serialize;
 
-use super::apart::{Apart, Ticket};
+use super::arguments::Arguments;
 use super::completion::{Completion, put_aside};
 use super::failure::Failure;
+use super::gather::Gather;
+use super::kind::Kind;
 use super::objects::WithObjects;
-use super::options::Terms;
-use super::wire::LONGEST;
-use crate::codec;
+use super::stream::Stream;
 use crate::context::lock;
-use crate::function::FunctionId;
-use crate::handle::{self, Outgoing};
-use crate::output::{Encoded, Output};
-
-/// Where the answers of some tasks go. Called with the pool's lock held: it only stores.
-pub(super) trait Sink: Send + Sync {
-    /// The answer of the task `index`, counted from the first task of this sink. Comes exactly once for each.
-    fn deliver(&self, index: u64, answer: Answer<'_>);
-
-    /// Whether nobody wants the answers of tasks that have not begun: they have been given one.
-    fn is_cancelled(&self) -> bool;
-}
 
 /// How a task ended.
 pub(super) enum Answer<'a> {
     /// With this encoded result, which has to be copied.
     Returned(Record<'a>),
-    /// With this encoded result, which is in shared memory or in which there are shared objects.
+    /// With this encoded result, in which there are shared objects.
     WithObjects(WithObjects),
     /// Without.
     Failed(Failure),
 }
 
-/// Encoded arguments, one behind the other.
-#[derive(Default)]
-pub(super) struct Arguments {
-    bytes: Vec<u8>,
-    /// Where each ends.
-    ends: Vec<usize>,
-    /// What there is of them in shared memory, by their index.
-    kept: Mutex<Vec<(usize, Kept)>>,
-    keeps_any: bool,
+/// Where the answers of a batch go. Called with the pool's lock held: it only stores.
+enum Sink {
+    Gather(Gather),
+    /// With the index in the stream of the batch's first task.
+    Stream(Arc<Stream>, u64),
 }
 
-/// What of an argument is in shared memory: kept until its task is answered, since it may be run once more.
-struct Kept {
-    apart: Option<Apart>,
-    _objects: Outgoing,
-}
-
-/// An encoded argument.
-#[derive(Clone, Copy)]
-pub(super) enum Argument<'a> {
-    Own(&'a [u8]),
-    Apart(Ticket),
-}
-
-impl Argument<'_> {
-    /// Its length, in bytes.
-    pub(super) fn len(self) -> usize {
-        match self {
-            Argument::Own(bytes) => bytes.len(),
-            Argument::Apart(ticket) => ticket.length(),
-        }
-    }
-}
-
-impl Arguments {
-    /// Adds one. Gives the number of bytes that it takes, those in shared memory included.
-    pub(super) fn push<A: Serialize>(&mut self, argument: &A) -> Result<usize, String> {
-        let before = self.bytes.len();
-        let mut output = Output::at_most(LONGEST, std::mem::take(&mut self.bytes));
-        let (result, objects) = handle::collect(|| codec::encode_onto(argument, &mut output));
-        if let Err(reason) = result {
-            self.bytes = output.undo();
-            return Err(reason);
-        }
-        let (bytes, encoded) = output.finish();
-        self.bytes = bytes;
-        let mut length = self.bytes.len() - before;
-        let apart = match encoded {
-            Encoded::Own => None,
-            Encoded::Apart(draft) => Some(Apart::new(draft)),
-        };
-        if apart.is_some() || !objects.is_empty() {
-            length += apart.as_ref().map_or(0, Apart::len) + objects.bytes();
-            let kept = (self.ends.len(), Kept { apart, _objects: objects });
-            self.kept.get_mut().unwrap_or_else(PoisonError::into_inner).push(kept);
-            self.keeps_any = true;
-        }
-        self.ends.push(self.bytes.len());
-        Ok(length)
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    fn get(&self, index: usize) -> Argument<'_> {
-        if self.keeps_any {
-            let kept = lock(&self.kept);
-            let at = kept.binary_search_by_key(&index, |(index, _)| *index);
-            if let Some(apart) = at.ok().and_then(|at| kept[at].1.apart.as_ref()) {
-                return Argument::Apart(apart.ticket());
-            }
-        }
-        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
-        Argument::Own(&self.bytes[start..self.ends[index]])
-    }
-
-    /// What is in shared memory of an argument that is not needed any more.
-    fn release(&self, index: usize) -> Option<Kept> {
-        if !self.keeps_any {
-            return None;
-        }
-        let mut kept = lock(&self.kept);
-        let at = kept.binary_search_by_key(&index, |(index, _)| *index).ok()?;
-        Some(kept.remove(at).1)
-    }
-}
-
-/// Some tasks of one function.
+/// Some tasks of one kind.
+///
+/// All that there is of a single task is here, in one allocation: many of them may wait.
 pub(super) struct Batch {
-    pub(super) function: FunctionId,
-    pub(super) name: &'static str,
-    pub(super) terms: Arc<Terms>,
-    arguments: Arguments,
-    sink: Arc<dyn Sink>,
-    /// The index of the first in the sink.
-    first: u64,
+    kind: Arc<Kind>,
+    /// Gone when all are answered.
+    arguments: Mutex<Arguments>,
+    sink: Sink,
     /// The number of the first in the pool.
     task: u64,
 }
 
+impl Deref for Batch {
+    type Target = Kind;
+
+    fn deref(&self) -> &Kind {
+        &self.kind
+    }
+}
+
 impl Batch {
-    pub(super) fn new(
-        (function, name): (FunctionId, &'static str),
-        terms: Arc<Terms>,
+    /// Whose answers go into a stream, the first one as number `first`.
+    pub(super) fn streamed(
+        kind: Arc<Kind>,
         arguments: Arguments,
-        sink: Arc<dyn Sink>,
-        first: u64,
+        (stream, first): (Arc<Stream>, u64),
         task: u64,
     ) -> Self {
-        Self { function, name, terms, arguments, sink, first, task }
+        Self { kind, arguments: Mutex::new(arguments), sink: Sink::Stream(stream, first), task }
     }
 
-    pub(super) fn argument(&self, index: usize) -> Argument<'_> {
-        self.arguments.get(index)
+    pub(super) fn arguments(&self) -> MutexGuard<'_, Arguments> {
+        lock(&self.arguments)
+    }
+
+    /// Whether it was handed in as a task by itself.
+    pub(super) fn is_single(&self) -> bool {
+        matches!(&self.sink, Sink::Gather(gather) if gather.is_single())
     }
 
     /// The number in the pool of the task at `index`.
@@ -159,25 +76,68 @@ impl Batch {
         self.task + index as u64
     }
 
+    /// The answer of the task at `index`. Comes exactly once for each.
     pub(super) fn deliver(&self, index: usize, answer: Answer<'_>) {
-        self.sink.deliver(self.first + index as u64, answer);
-        if let Some(kept) = self.arguments.release(index) {
-            // To give many pages back takes its time.
+        let is_last = match &self.sink {
+            Sink::Stream(stream, first) => {
+                stream.deliver(first + index as u64, answer);
+                false
+            }
+            Sink::Gather(gather) => gather.deliver(index, answer),
+        };
+        let mut arguments = self.arguments();
+        // To give many pages back takes its time.
+        if let Some(kept) = arguments.release(index) {
             put_aside(Completion::Drop(Box::new(kept)));
+        }
+        if is_last {
+            // The results may be kept for long.
+            arguments.clear();
         }
     }
 
+    /// Gives every task an answer that has none yet, except those of `running`. Whether there was one, or is one running.
+    pub(super) fn cancel(&self, running: &[usize]) -> bool {
+        let Sink::Gather(gather) = &self.sink else { return false };
+        let missing = gather.cancel(running);
+        for index in &missing {
+            self.deliver(*index, Answer::Failed(Failure::Cancelled { task: self.task(*index) }));
+        }
+        !missing.is_empty() || !running.is_empty()
+    }
+
+    /// Whether nobody wants the answers of tasks that have not begun: they have been given one.
     pub(super) fn is_cancelled(&self) -> bool {
-        self.sink.is_cancelled()
+        match &self.sink {
+            Sink::Gather(gather) => gather.is_cancelled(),
+            Sink::Stream(stream, _) => stream.is_abandoned(),
+        }
+    }
+}
+
+/// A batch whose answers are waited for together.
+#[derive(Clone)]
+pub(super) struct Gathered(Arc<Batch>);
+
+impl Gathered {
+    pub(super) fn new(kind: Arc<Kind>, arguments: Arguments, gather: Gather, task: u64) -> Self {
+        let arguments = Mutex::new(arguments);
+        Self(Arc::new(Batch { kind, arguments, sink: Sink::Gather(gather), task }))
     }
 
-    /// The index in the sink of the task at `index`.
-    pub(super) fn index_in_sink(&self, index: usize) -> u64 {
-        self.first + index as u64
+    pub(super) fn batch(&self) -> &Arc<Batch> {
+        &self.0
     }
+}
 
-    pub(super) fn goes_to(&self, sink: &Arc<dyn Sink>) -> bool {
-        Arc::ptr_eq(&self.sink, sink)
+impl Deref for Gathered {
+    type Target = Gather;
+
+    fn deref(&self) -> &Gather {
+        match &self.0.sink {
+            Sink::Gather(gather) => gather,
+            Sink::Stream(..) => unreachable!("it was made with a gather"),
+        }
     }
 }
 
@@ -190,7 +150,7 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn whole(batch: Arc<Batch>) -> Self {
-        let range = 0..batch.arguments.len();
+        let range = 0..batch.arguments().len();
         Self { batch, range }
     }
 
@@ -203,6 +163,11 @@ impl Run {
         self.range.len()
     }
 
+    /// The number in the pool of its first task.
+    pub(super) fn first(&self) -> u64 {
+        self.batch.task(self.range.start)
+    }
+
     /// Without its first `count` tasks.
     pub(super) fn after(&self, count: usize) -> Self {
         Self { batch: self.batch.clone(), range: self.range.start + count..self.range.end }
@@ -210,7 +175,17 @@ impl Run {
 
     /// The first one cannot be handed to a worker.
     pub(super) fn fail_first(&self, reason: String) {
-        let (index, task) = (self.range.start, self.batch.task(self.range.start));
-        self.batch.deliver(index, Answer::Failed(Failure::NotSent { task, reason }));
+        self.batch.deliver(self.range.start, Answer::Failed(Failure::NotSent { task: self.first(), reason }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_task_is_small() {
+        // With the counts of its Arc; `waiting` says what more there is of a task that waits.
+        assert!(size_of::<Batch>() + 16 <= 104, "{}", size_of::<Batch>());
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use broody_os::{fork, limits};
+use broody_os::limits;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -24,6 +24,9 @@ const EXIT_PRIORITY: i32 = 15;
 
 /// The most workers of a pool.
 const MOST_WORKERS: usize = 4096;
+
+/// How many tasks more than there are workers may be paused: a few long ones among short ones, on a small pool too.
+const MORE_SPARES: usize = 8;
 
 /// How long a worker has nothing to do before it ends, in a pool that shrinks.
 const IDLE: Duration = Duration::from_secs(10);
@@ -227,8 +230,11 @@ impl PoolBuilder {
         self
     }
 
-    /// How many processes there may be beside the [`workers`](Self::workers) while tasks are stopped because it is not their turn; as many as
-    /// workers if it is not said.
+    /// How many processes there may be beside the [`workers`](Self::workers), and so how many tasks may be stopped at a time because it is not
+    /// their turn; 8 more than workers if it is not said.
+    ///
+    /// They are started when they are needed, and cost memory alone. Once as many long tasks as this have begun, what comes after
+    /// them waits until one has ended.
     pub fn spares(mut self, spares: usize) -> Self {
         self.spares = Some(spares);
         self
@@ -264,7 +270,7 @@ impl PoolBuilder {
             }
         });
         let thread = Mutex::new(Some(thread));
-        Ok(Pool { shared, options: self.tasks, terms, thread, at_exit, owner: fork::pid() })
+        Ok(Pool { shared, options: self.tasks, terms, thread, at_exit })
     }
 
     fn staff(&self) -> Result<Staff> {
@@ -281,7 +287,7 @@ impl PoolBuilder {
         Ok(Staff {
             least,
             most,
-            spares: self.spares.unwrap_or(most),
+            spares: self.spares.unwrap_or(most + MORE_SPARES),
             idle: self.idle_timeout.unwrap_or(IDLE),
             tasks: self.tasks_per_worker,
             memory: self.memory_per_worker,

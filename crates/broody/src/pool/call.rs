@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::batch::{Arguments, Batch};
+use super::arguments::Many;
+use super::batch::Gathered;
 use super::gather::{Gather, OnProgress};
 use super::options::Terms;
 use super::{AsyncResult, Imap, Pool, StarFn, TaskOptions};
@@ -19,13 +20,6 @@ pub struct With<'pool> {
     pub(super) pool: &'pool Pool,
     pub(super) options: TaskOptions,
     pub(super) progress: Option<OnProgress>,
-}
-
-/// Tasks that were handed in together.
-struct HandedIn {
-    gather: Arc<Gather>,
-    /// The number of the first one.
-    task: u64,
 }
 
 impl<'pool> With<'pool> {
@@ -47,9 +41,9 @@ impl<'pool> With<'pool> {
         R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = A>,
     {
-        let HandedIn { gather, .. } = self.submit(function, items, false)?;
-        gather.wait(None);
-        gather.take_all(std::any::type_name::<F>())
+        let batch = self.submit(function, items, false)?;
+        batch.wait(None);
+        batch.take_all(std::any::type_name::<F>())
     }
 
     /// As [`Pool::starmap`], with these options.
@@ -77,9 +71,9 @@ impl<'pool> With<'pool> {
         R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = A>,
     {
-        let HandedIn { gather, .. } = self.submit(function, items, false)?;
-        gather.wait(None);
-        Ok(gather.get_each(std::any::type_name::<F>()))
+        let batch = self.submit(function, items, false)?;
+        batch.wait(None);
+        Ok(batch.get_each(std::any::type_name::<F>()))
     }
 
     /// As [`Pool::map_async`], with these options.
@@ -93,8 +87,7 @@ impl<'pool> With<'pool> {
         R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = A>,
     {
-        let HandedIn { gather, task } = self.submit(function, items, false)?;
-        Ok(AsyncResult::all(self.pool.shared.clone(), gather, std::any::type_name::<F>(), task))
+        Ok(AsyncResult::all(self.pool.shared.clone(), self.submit(function, items, false)?))
     }
 
     /// As [`Pool::imap`], with these options.
@@ -157,8 +150,7 @@ impl<'pool> With<'pool> {
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        let HandedIn { gather, task } = self.submit(function, [argument], awaited)?;
-        Ok(AsyncResult::one(self.pool.shared.clone(), gather, std::any::type_name::<F>(), task))
+        Ok(AsyncResult::one(self.pool.shared.clone(), self.submit(function, [argument], awaited)?))
     }
 
     fn stream<F, A, R, I>(&self, function: F, items: I, ordered: bool) -> Result<Imap<I::IntoIter, R>>
@@ -174,7 +166,7 @@ impl<'pool> With<'pool> {
         Imap::new(self.pool, call, items.into_iter(), ordered)
     }
 
-    fn submit<F, A, R, I>(&self, function: F, items: I, awaited: bool) -> Result<HandedIn>
+    fn submit<F, A, R, I>(&self, function: F, items: I, awaited: bool) -> Result<Gathered>
     where
         F: Fn(A) -> R + Copy + Send + 'static,
         A: Serialize + DeserializeOwned,
@@ -184,7 +176,7 @@ impl<'pool> With<'pool> {
         let _ = function;
         self.pool.check_owner()?;
         let terms = self.terms()?;
-        let mut arguments = Arguments::default();
+        let mut arguments = Many::default();
         for item in items {
             arguments.push(&item).map_err(|reason| Error::Encode {
                 what: "the argument",
@@ -192,17 +184,18 @@ impl<'pool> With<'pool> {
                 reason,
             })?;
         }
-        let gather = Arc::new(Gather::new(arguments.len()));
+        let tasks = arguments.len();
+        let gather = Gather::new(tasks);
         self.progress.iter().for_each(|tell| gather.follow(tell.clone()));
         let mut schedule = self.pool.shared.await_room()?;
-        let task = schedule.admit(arguments.len(), false)?;
-        if arguments.len() > 0 {
-            let function = (FunctionId::of::<F, A, R>(), std::any::type_name::<F>());
-            let batch = Batch::new(function, terms, arguments, gather.clone(), 0, task);
-            schedule.submit(batch, awaited);
+        let task = schedule.admit(tasks, false)?;
+        let kind = schedule.kinds.of(FunctionId::of::<F, A, R>(), std::any::type_name::<F>(), terms);
+        let batch = Gathered::new(kind, arguments.into(), gather, task);
+        if tasks > 0 {
+            schedule.submit(batch.batch().clone(), awaited);
             self.pool.shared.nudge_if_needed(&mut schedule);
         }
-        Ok(HandedIn { gather, task })
+        Ok(batch)
     }
 
     /// The options, with what the pool says beside them.

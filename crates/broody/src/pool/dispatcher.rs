@@ -9,17 +9,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use broody_os::clock;
 use broody_os::events::{Epoll, EventFd, Trigger};
+use broody_os::{Pid, clock, interrupt};
 use broody_shm::arena::Held;
 
-use super::batch::Sink;
+use super::batch::Gathered;
 use super::completion::{Callback, Callbacks, Locked};
-use super::gather::Gather;
 use super::plan::Recipe;
 use super::room::Bound;
 use super::schedule::{Schedule, Standing};
 use super::slot::{self, Slot};
+use crate::context::Context;
 use crate::{Error, Result, helper, memory};
 
 /// How soon the host looks for answers that no worker rang for. Doubles as long as there are none.
@@ -52,6 +52,7 @@ pub(super) struct Shared {
     recipe: Recipe,
     /// Long messages that come and go need no new pages meanwhile.
     _keeper: Arc<Held>,
+    owner: Pid,
 }
 
 impl Shared {
@@ -78,6 +79,7 @@ impl Shared {
             name,
             recipe,
             _keeper: memory::keep_pages()?,
+            owner: Context::current().pid,
         };
         let mut schedule = shared.schedule();
         for (number, seat) in schedule.claim_starts() {
@@ -132,6 +134,16 @@ impl Shared {
         self.callbacks.run(callback);
     }
 
+    /// Whether this is the process that made the pool; `what` is what somebody wants to use.
+    pub(super) fn check_owner(&self, what: &'static str) -> Result<()> {
+        // Not asked from the kernel: a fork takes the context away.
+        let here = Context::current().pid;
+        if here == self.owner {
+            return Ok(());
+        }
+        Err(Error::WrongProcess { what, owner: self.owner, here })
+    }
+
     /// Starts the thread.
     pub(super) fn start(self: &Arc<Self>) -> std::io::Result<std::thread::JoinHandle<()>> {
         let theirs = self.clone();
@@ -151,38 +163,37 @@ impl Shared {
         self.doorbell.signal();
     }
 
-    /// As [`nudge`](Self::nudge), if the thread has to look at workers by itself from now on.
+    /// As [`nudge`](Self::nudge), if the thread would not look soon enough at workers or at the clock, or is to start workers.
     pub(super) fn nudge_if_needed(&self, schedule: &mut Schedule) {
-        if schedule.must_look() || schedule.must_watch() || schedule.must_grow() {
+        if schedule.must_begin_to_look() | schedule.must_watch() | schedule.must_grow() {
             self.nudge();
         }
     }
 
-    /// Waits for the answers of `gather`, at most until `deadline`. Whether they have come.
+    /// Waits for the answers of `batch`, at most until `deadline`. Whether they have come.
     ///
     /// The calling thread sleeps at the doorbell of the worker that has the task, and takes the answer itself: the way over the
     /// pool's thread would be one more wake. Where that is not to be had, it waits for the pool's thread.
-    pub(super) fn wait(&self, gather: &Arc<Gather>, deadline: Option<Instant>) -> bool {
-        let sink: Arc<dyn Sink> = gather.clone();
+    pub(super) fn wait(&self, batch: &Gathered, deadline: Option<Instant>) -> bool {
         loop {
             // Also for one that is done: its worker's doorbell may have been reserved.
-            let place = self.schedule().begin_sleep(&sink);
+            let place = self.schedule().begin_sleep(batch.batch());
             if let Some((number, worker)) = place {
                 let limit =
                     deadline.map_or(BOUND, |deadline| deadline.saturating_duration_since(Instant::now()));
                 worker.doorbell().sleep(limit);
                 let mut schedule = self.schedule();
                 schedule.end_sleep(number);
-                if schedule.must_watch() {
+                if schedule.must_begin_to_look() | schedule.must_watch() {
                     self.nudge();
                 }
-            } else if !gather.is_complete() {
-                return gather.wait(deadline);
+            } else if !batch.is_complete() {
+                return batch.wait(deadline);
             }
-            if gather.is_complete() {
+            if batch.is_complete() {
                 return true;
             }
-            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            if interrupt::is_raised() || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return false;
             }
         }
@@ -255,7 +266,8 @@ impl Shared {
         }
         let now = clock::monotonic();
         let again = schedule.watch(now);
-        let limit = if schedule.must_look() { look } else { BOUND };
+        schedule.looks = schedule.must_look();
+        let limit = if schedule.looks { look } else { BOUND };
         // What is due has just been done: what is due still can wait for a moment.
         let limit = again.map_or(limit, |again| limit.min(again.saturating_sub(now).max(MOMENT)));
         schedule.sleeps_until = now + limit;

@@ -181,7 +181,7 @@ impl Span {
             took: time(self.took),
             cpu: time(self.cpu),
             peak: self.peak,
-            argument: batch.argument(index).len(),
+            argument: batch.arguments().get(index).len(),
             result,
             failed,
         };

@@ -4,16 +4,16 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use broody_os::Pid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::batch::{Answer, Arguments, Batch, Sink};
+use super::Pool;
+use super::arguments::Many;
+use super::batch::{Answer, Batch};
 use super::dispatcher::Shared;
 use super::failure::Failure;
 use super::options::Terms;
 use super::stream::{Kept, Stream};
-use super::{Pool, check_owner};
 use crate::function::FunctionId;
 use crate::{Error, Result, codec};
 
@@ -27,7 +27,6 @@ const MOST_BYTES: usize = 1024 * 1024;
 #[must_use = "tasks are handed in as results are asked for"]
 pub struct Imap<I: Iterator, R> {
     pool: Arc<Shared>,
-    owner: Pid,
     function: FunctionId,
     function_name: &'static str,
     terms: Arc<Terms>,
@@ -54,7 +53,6 @@ where
         let stream = Arc::new(Stream::new(ordered));
         Ok(Self {
             pool: pool.shared.clone(),
-            owner: pool.owner,
             function,
             function_name,
             terms,
@@ -75,10 +73,10 @@ where
             return Ok(());
         }
         let Some(items) = &mut self.items else { return Ok(()) };
-        let mut arguments = Arguments::default();
-        let mut bytes = 0;
+        let mut arguments = Many::default();
         let mut refused = None;
         let mut ended = false;
+        let mut bytes = 0;
         loop {
             let count = under_way + arguments.len();
             if count >= window || (count >= window / 8 && bytes >= MOST_BYTES) {
@@ -100,24 +98,15 @@ where
             self.items = None;
         }
         let (first, count) = (self.handed_in, arguments.len());
-        let sink: Arc<dyn Sink> = self.stream.clone();
         let mut schedule = self.pool.schedule();
         // Refused only when the pool is over: then the iterator is as well.
         let task = schedule
             .admit(count + usize::from(refused.is_some()), true)
             .inspect_err(|_| self.items = None)?;
         if count > 0 {
-            schedule.submit(
-                Batch::new(
-                    (self.function, self.function_name),
-                    self.terms.clone(),
-                    arguments,
-                    sink,
-                    first,
-                    task,
-                ),
-                false,
-            );
+            let kind = schedule.kinds.of(self.function, self.function_name, self.terms.clone());
+            let batch = Batch::streamed(kind, arguments.into(), (self.stream.clone(), first), task);
+            schedule.submit(Arc::new(batch), false);
             self.pool.nudge_if_needed(&mut schedule);
         }
         drop(schedule);
@@ -144,7 +133,7 @@ where
     }
 
     fn next_until(&mut self, deadline: Option<Instant>) -> Option<Option<Result<R>>> {
-        if let Err(error) = check_owner("iterator of a pool", self.owner) {
+        if let Err(error) = self.pool.check_owner("iterator of a pool") {
             return Some(self.items.take().map(|_| Err(error)));
         }
         if let Err(error) = self.hand_in() {
@@ -181,7 +170,7 @@ where
 
 impl<I: Iterator, R> Drop for Imap<I, R> {
     fn drop(&mut self) {
-        if check_owner("iterator of a pool", self.owner).is_ok() {
+        if self.pool.check_owner("iterator of a pool").is_ok() {
             let mut schedule = self.pool.schedule();
             self.stream.abandon();
             schedule.close_stream();

@@ -4,7 +4,9 @@
 //! host knows exactly which task is where. See [`schedule`] for who gets what and what a death leaves, [`worker`] for the other
 //! side, and the crate `broody-shm` for the rings and leases between them.
 
+mod ahead;
 mod apart;
+mod arguments;
 mod asynchronous;
 mod batch;
 mod builder;
@@ -14,7 +16,9 @@ mod dispatcher;
 mod events;
 mod failure;
 mod gather;
+mod held;
 mod imap;
+mod kind;
 mod objects;
 mod options;
 mod pace;
@@ -23,6 +27,7 @@ pub mod policy;
 mod room;
 mod schedule;
 mod shared;
+mod signal;
 mod slot;
 mod staff;
 mod star;
@@ -52,7 +57,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use broody_os::{Pid, fork};
+use broody_os::Pid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -96,7 +101,6 @@ pub struct Pool {
     terms: Arc<Terms>,
     thread: Mutex<Option<JoinHandle<()>>>,
     at_exit: ExitFunction,
-    owner: Pid,
 }
 
 impl Pool {
@@ -373,17 +377,8 @@ impl Pool {
     }
 
     fn check_owner(&self) -> Result<()> {
-        check_owner("pool", self.owner)
+        self.shared.check_owner("pool")
     }
-}
-
-/// Refuses what a fork has copied into another process.
-fn check_owner(what: &'static str, owner: Pid) -> Result<()> {
-    let here = fork::pid();
-    if here == owner {
-        return Ok(());
-    }
-    Err(Error::WrongProcess { what, owner, here })
 }
 
 impl Drop for Pool {

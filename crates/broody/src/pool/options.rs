@@ -143,7 +143,7 @@ impl TaskOptions {
 }
 
 /// What holds for the tasks of a batch.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Terms {
     pub(super) timeout: Option<Duration>,
     pub(super) soft_timeout: Option<Duration>,

@@ -40,6 +40,11 @@ impl Paces {
         (FRAME.min(limit).as_nanos() as u64 / pace).clamp(1, MOST as u64) as usize
     }
 
+    /// Whether `tasks` of `function` are known to take no longer than `limit`.
+    pub(super) fn fit(&self, function: FunctionId, tasks: usize, limit: Duration) -> bool {
+        self.0.contains_key(&function) && self.expect(function, tasks) <= limit
+    }
+
     /// How long `tasks` of `function` will take; nothing known is long.
     pub(super) fn expect(&self, function: FunctionId, tasks: usize) -> Duration {
         self.0.get(&function).map_or(FRAME, |pace| Duration::from_nanos(pace.saturating_mul(tasks as u64)))

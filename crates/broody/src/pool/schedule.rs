@@ -19,9 +19,10 @@ use broody_os::{Pid, clock};
 use broody_shm::duplex::Duplex;
 
 use super::Undone;
-use super::batch::{Answer, Batch, Run, Sink};
+use super::batch::{Answer, Batch, Run};
 use super::events::{Event, Events, Listeners, Stats, What};
 use super::failure::Failure;
+use super::kind::Kinds;
 use super::pace::Paces;
 use super::policy::{Job, Policy};
 use super::slot::{Offer, Slot};
@@ -104,6 +105,7 @@ impl Ord for Delayed {
 pub(super) struct Schedule {
     pub(super) standing: Standing,
     pub(super) waiting: Waiting,
+    pub(super) kinds: Kinds,
     /// Where tasks take turns; else each runs to its end.
     pub(super) turns: Option<Turns>,
     /// How long a turn is at first.
@@ -122,8 +124,9 @@ pub(super) struct Schedule {
     delayed: BinaryHeap<Delayed>,
     /// When the first limit may be over of the tasks that were handed out since the pool's thread was last told.
     soonest_limit: Option<Duration>,
-    /// Until when the pool's thread sleeps, at most.
+    /// Until when the pool's thread sleeps, at most, and whether it will look at workers by itself then.
     pub(super) sleeps_until: Duration,
+    pub(super) looks: bool,
     next_task: u64,
     /// The batch that is being handed in by a thread that will wait for it.
     awaited: Option<Arc<Batch>>,
@@ -145,6 +148,7 @@ impl Schedule {
         Self {
             standing: Standing::Open,
             waiting: Waiting::new(policy),
+            kinds: Kinds::default(),
             turns: quantum.map(|_| Turns::new(staff.most)),
             quantum: quantum.unwrap_or(Duration::MAX),
             slots: BTreeMap::new(),
@@ -158,6 +162,7 @@ impl Schedule {
             delayed: BinaryHeap::new(),
             soonest_limit: None,
             sleeps_until: Duration::ZERO,
+            looks: false,
             next_task: 0,
             awaited: None,
             streams: 0,
@@ -205,8 +210,7 @@ impl Schedule {
     /// Puts tasks at the end of the queue and hands out what can be handed out.
     ///
     /// If the calling thread is going to wait for it (`awaited`), [`begin_sleep`](Self::begin_sleep) must follow.
-    pub(super) fn submit(&mut self, batch: Batch, awaited: bool) {
-        let batch = Arc::new(batch);
+    pub(super) fn submit(&mut self, batch: Arc<Batch>, awaited: bool) {
         let run = Run::whole(batch.clone());
         let (task, tasks) = (batch.task(0), run.len());
         self.listeners.tell(|| What::Queued { task, tasks, function: batch.name });
@@ -259,17 +263,17 @@ impl Schedule {
         }
     }
 
-    /// A place for the calling thread to sleep until the worker that has a task of `sink` has published something; the worker's
+    /// A place for the calling thread to sleep until the worker that has a task of `batch` has published something; the worker's
     /// number, for [`end_sleep`](Self::end_sleep). `None` if no worker has one, or another thread sleeps there.
-    pub(super) fn begin_sleep(&mut self, sink: &Arc<dyn Sink>) -> Option<(u64, Duplex)> {
+    pub(super) fn begin_sleep(&mut self, batch: &Arc<Batch>) -> Option<(u64, Duplex)> {
         // The task may have moved on from the worker that it was given to first, or be done.
-        for slot in self.slots.values_mut().filter(|slot| !slot.can_be_waited_for(sink)) {
+        for slot in self.slots.values_mut().filter(|slot| !slot.can_be_waited_for(batch)) {
             if slot.end_reservation() {
                 slot.drain(&mut self.ledger);
             }
         }
         self.try_again();
-        let (number, slot) = self.slots.iter_mut().find(|(_, slot)| slot.can_be_waited_for(sink))?;
+        let (number, slot) = self.slots.iter_mut().find(|(_, slot)| slot.can_be_waited_for(batch))?;
         match slot.begin_sleep() {
             Some(place) => Some((*number, place)),
             None => {
@@ -441,22 +445,25 @@ impl Schedule {
         let Some(slot) = self.slots.get_mut(&number) else { return };
         // From here on it has nothing that it could begin.
         let back = slot.take_back(usize::MAX);
+        // Before the answers are taken: after that, what is not there has been done.
+        self.forget_ahead(number);
+        let Some(slot) = self.slots.get_mut(&number) else { return };
         slot.drain(&mut self.ledger);
         slot.sentence(verdict, still);
         self.put_back(back);
         self.try_again();
     }
 
-    /// Ends the tasks of a sink that run, and takes back those that do not. Gives those that run: their answers come when their workers have
+    /// Ends the tasks of a batch that run, and takes back those that do not. Gives those that run: their answers come when their workers have
     /// ended. The others get none from here.
-    pub(super) fn cancel(&mut self, sink: &Arc<dyn Sink>) -> Vec<u64> {
-        let theirs = |slot: &Slot| slot.has_any_for(sink);
+    pub(super) fn cancel(&mut self, batch: &Arc<Batch>) -> Vec<usize> {
+        let theirs = |slot: &Slot| slot.has_any_of(batch);
         let numbers: Vec<u64> =
             self.slots().filter(|(_, slot)| theirs(slot)).map(|(number, _)| number).collect();
         for number in numbers {
-            self.end_task(number, Verdict::Cancelled, |_, run| run.batch.goes_to(sink));
+            self.end_task(number, Verdict::Cancelled, |_, run| Arc::ptr_eq(&run.batch, batch));
         }
-        self.slots.values().filter_map(|slot| slot.running_for(sink)).collect()
+        self.slots.values().filter_map(|slot| slot.running_of(batch)).collect()
     }
 
     /// Puts tasks back that were to wait until `now`.
@@ -468,17 +475,19 @@ impl Schedule {
 
     /// Whether there may be too few workers for the tasks.
     pub(super) fn must_grow(&mut self) -> bool {
-        self.staff.least < self.staff.most && self.missing() > 0
+        (self.staff.least < self.staff.most || self.staff.spares > 0) && self.missing() > 0
     }
 
-    /// Whether a task was handed out whose limit, or whose turn, may be over before the pool's thread wakes.
+    /// Whether a task was handed out whose limit, or whose turn, may be over before the pool's thread wakes. The caller nudges it then.
     pub(super) fn must_watch(&mut self) -> bool {
-        if self.next_turn().is_some_and(|turn| turn < self.sleeps_until) {
-            return true;
-        }
+        let due = [self.next_turn(), self.soonest_limit.take()].into_iter().flatten().min();
         // It looks anew when it wakes: until then one nudge is enough.
-        let soonest = self.soonest_limit.take();
-        soonest.is_some_and(|limit| limit < self.sleeps_until)
+        due.filter(|due| *due < self.sleeps_until).inspect(|due| self.sleeps_until = *due).is_some()
+    }
+
+    /// Whether the pool's thread does not look at workers by itself, and has to from now on. The caller nudges it then.
+    pub(super) fn must_begin_to_look(&mut self) -> bool {
+        !self.looks && self.must_look() && !std::mem::replace(&mut self.looks, true)
     }
 
     /// The worker `number` has ended with `status`. Gives the dead worker, which its owner drops without the lock.
@@ -622,7 +631,7 @@ impl Schedule {
     pub(super) fn stats(&self) -> Stats {
         Stats {
             workers: self.slots.len(),
-            paused: self.slots.values().filter(|slot| slot.is_paused()).count(),
+            paused: self.paused(),
             waiting: self.waiting.len(),
             leased: self.slots.values().map(Slot::outstanding).sum(),
             ..self.ledger.counts
@@ -648,13 +657,17 @@ impl Schedule {
         self.waiting.is_empty() && self.delayed.is_empty() && self.slots.values().all(|slot| slot.load() == 0)
     }
 
+    fn paused(&self) -> usize {
+        self.slots.values().filter(|slot| slot.is_paused()).count()
+    }
+
     /// How many workers there are too few.
     pub(super) fn missing(&mut self) -> usize {
         if self.is_over() || self.wind_down() {
             return 0;
         }
         let tasks = self.waiting.len() + self.slots.values().map(Slot::outstanding).sum::<usize>();
-        self.staff.wanted(tasks).saturating_sub(self.at_work() + self.starting.len())
+        self.staff.wanted(tasks, self.paused()).saturating_sub(self.at_work() + self.starting.len())
     }
 
     /// The numbers and seats of workers to start now. The caller starts them, and says so with [`settle`](Self::settle).

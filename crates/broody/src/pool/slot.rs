@@ -13,7 +13,8 @@ use broody_shm::Corrupt;
 use broody_shm::duplex::{Begun, Duplex, Host, LEASES};
 
 use super::apart::{Apart, Ticket};
-use super::batch::{Answer, Argument, Run, Sink};
+use super::arguments::Argument;
+use super::batch::{Answer, Batch, Run};
 use super::failure::Failure;
 use super::objects::WithObjects;
 use super::options::Terms;
@@ -174,8 +175,9 @@ impl Slot {
     pub(super) fn offer(&mut self, run: &Run, most: usize, reserve: bool) -> Offer {
         let (batch, start) = (&run.batch, run.range.start);
         let function = batch.function;
+        let arguments = batch.arguments();
         let mut first = None;
-        if let Argument::Own(bytes) = batch.argument(start)
+        if let Argument::Own(bytes) = arguments.get(start)
             && bytes.len() > LONGEST
         {
             match Apart::copy_of(bytes) {
@@ -185,7 +187,7 @@ impl Slot {
         }
         let argument = |index| match &first {
             Some(apart) if index == start => Argument::Apart(apart.ticket()),
-            _ => batch.argument(index),
+            _ => arguments.get(index),
         };
         let mut bytes = 0;
         let mut end = start;
@@ -356,9 +358,9 @@ impl Slot {
         self.corrupt || self.has_sleeper || self.link.incoming.is_empty()
     }
 
-    /// Whether it has a task of this sink, and no thread waits for it yet.
-    pub(super) fn can_be_waited_for(&self, sink: &Arc<dyn Sink>) -> bool {
-        !self.has_sleeper && self.has_any_for(sink)
+    /// Whether it has a task of this batch, and no thread waits for it yet.
+    pub(super) fn can_be_waited_for(&self, batch: &Arc<Batch>) -> bool {
+        !self.has_sleeper && self.has_any_of(batch)
     }
 
     /// If a thread was about to sleep here and did not: the doorbell is the pool's thread's again. Whether that was so; what is new has to
@@ -487,6 +489,7 @@ impl Slot {
         leased.answered += 1;
         if leased.answered == leased.run.len() {
             self.frames.remove(at);
+            self.paused_for = Duration::ZERO;
         }
         Ok(Some(1))
     }
@@ -539,15 +542,26 @@ impl Slot {
         self.sentence
     }
 
-    /// The index in the sink of the task that it runs, if it goes there.
-    pub(super) fn running_for(&self, sink: &Arc<dyn Sink>) -> Option<u64> {
+    /// The index in the batch of the task that it runs, if it is one of that.
+    pub(super) fn running_of(&self, batch: &Arc<Batch>) -> Option<usize> {
         let (task, run) = self.at_hand()?;
-        run.batch.goes_to(sink).then(|| run.batch.index_in_sink(run.range.start + task.index))
+        Arc::ptr_eq(&run.batch, batch).then_some(run.range.start + task.index)
     }
 
-    /// Whether it has tasks that go there.
-    pub(super) fn has_any_for(&self, sink: &Arc<dyn Sink>) -> bool {
-        self.frames.iter().any(|leased| leased.run.batch.goes_to(sink))
+    /// Whether it has tasks of this batch.
+    pub(super) fn has_any_of(&self, batch: &Arc<Batch>) -> bool {
+        self.frames.iter().any(|leased| Arc::ptr_eq(&leased.run.batch, batch))
+    }
+
+    /// Whether it has the frame that began with the task `id`.
+    pub(super) fn has_frame(&self, id: u64) -> bool {
+        self.frames.iter().any(|leased| leased.run.first() == id)
+    }
+
+    /// Whether it has one frame, and will have done it within `limit` of its beginning, as far as is known.
+    pub(super) fn is_soon_done(&self, paces: &Paces, limit: Duration) -> bool {
+        let fits = |run: &Run| paces.fit(run.batch.function, run.len(), limit);
+        self.frames.len() == 1 && self.frames.iter().all(|leased| fits(&leased.run))
     }
 
     /// How many of its tasks it has not begun.

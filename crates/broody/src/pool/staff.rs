@@ -23,9 +23,12 @@ pub(super) struct Staff {
 }
 
 impl Staff {
-    /// How many workers there should be for so many tasks that have no answer.
-    pub(super) fn wanted(&self, tasks: usize) -> usize {
-        tasks.clamp(self.least, self.most + self.spares)
+    /// How many workers there should be for so many tasks that have no answer, while `paused` of them are stopped.
+    ///
+    /// Of the spare ones there is always one ahead, so that nobody waits for its start; who pauses nobody needs no more.
+    pub(super) fn wanted(&self, tasks: usize, paused: usize) -> usize {
+        let ahead = paused.saturating_add(1).min(self.spares);
+        tasks.clamp(self.least, self.most + ahead)
     }
 }
 

@@ -1,13 +1,14 @@
 //! The answers of tasks that are handed in little by little: `imap`, `imap_unordered`.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::batch::{Answer, Sink};
+use super::batch::Answer;
 use super::failure::Failure;
 use super::objects::WithObjects;
+use super::signal::Signal;
 use crate::context::lock;
 
 /// An answer, kept until the caller comes for it.
@@ -21,7 +22,7 @@ pub(super) enum Kept {
 pub(super) struct Stream {
     ordered: bool,
     state: Mutex<State>,
-    arrival: Condvar,
+    arrival: Signal,
     /// Nobody waits any more. Changes under the pool's lock.
     abandoned: AtomicBool,
 }
@@ -36,12 +37,16 @@ struct State {
     due: VecDeque<Kept>,
     /// The index of the first task that is neither due nor given.
     next_due: u64,
-    waiting: bool,
 }
 
 impl Stream {
     pub(super) fn new(ordered: bool) -> Self {
-        Self { ordered, state: Mutex::default(), arrival: Condvar::new(), abandoned: AtomicBool::new(false) }
+        Self {
+            ordered,
+            state: Mutex::default(),
+            arrival: Signal::default(),
+            abandoned: AtomicBool::new(false),
+        }
     }
 
     /// The caller has gone: what has not begun is forgotten. With the pool's lock.
@@ -56,34 +61,23 @@ impl Stream {
 
     /// Waits for the next answer, at most until `deadline`. There must be one to come.
     pub(super) fn next(&self, deadline: Option<Instant>) -> Option<Kept> {
-        let mut state = lock(&self.state);
-        loop {
-            if let Some(kept) = state.due.pop_front() {
-                state.given += 1;
-                return Some(kept);
-            }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|left| left.is_zero()) {
-                return None;
-            }
-            state.waiting = true;
-            state = match left {
-                None => self.arrival.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(left) => {
-                    self.arrival.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-            state.waiting = false;
-        }
+        self.arrival.wait(deadline, || {
+            let mut state = lock(&self.state);
+            let kept = state.due.pop_front()?;
+            state.given += 1;
+            Some(kept)
+        })
     }
 }
 
-impl Sink for Stream {
-    fn is_cancelled(&self) -> bool {
+impl Stream {
+    /// Whether the caller has gone.
+    pub(super) fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Relaxed)
     }
 
-    fn deliver(&self, index: u64, answer: Answer<'_>) {
+    /// The answer of the task `index`, counted from the first one of this stream. Comes exactly once for each.
+    pub(super) fn deliver(&self, index: u64, answer: Answer<'_>) {
         let kept = match answer {
             Answer::Returned(record) => {
                 let mut bytes = Vec::with_capacity(record.len());
@@ -108,10 +102,10 @@ impl Sink for Stream {
         } else {
             state.early.insert(index, kept);
         }
-        if state.waiting && !state.due.is_empty() {
-            state.waiting = false;
-            drop(state);
-            self.arrival.notify_all();
+        let is_due = !state.due.is_empty();
+        drop(state);
+        if is_due {
+            self.arrival.send();
         }
     }
 }

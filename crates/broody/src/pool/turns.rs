@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::events::What;
-use super::policy::Action;
 use super::policy::floor::Floor;
+use super::policy::{Action, Job};
 use super::schedule::Schedule;
 use super::slot::{Offer, Slot};
 
@@ -23,15 +23,32 @@ const LATER: Duration = Duration::from_millis(1);
 pub(super) struct Turns {
     pub(super) floor: Floor,
     /// The numbers of workers, by the number of the task that the floor knows.
-    workers: BTreeMap<u64, u64>,
+    pub(super) workers: BTreeMap<u64, u64>,
     /// Workers that are to be stopped, and since when they are to be.
     late: BTreeMap<u64, Duration>,
+    /// The tasks that workers are to go on with, by the workers' numbers: see [`ahead`](super::ahead).
+    pub(super) ahead: BTreeMap<u64, Job>,
 }
 
 impl Turns {
     pub(super) fn new(workers: usize) -> Self {
-        Self { floor: Floor::new(workers, 0), workers: BTreeMap::new(), late: BTreeMap::new() }
+        Self {
+            floor: Floor::new(workers, 0),
+            workers: BTreeMap::new(),
+            late: BTreeMap::new(),
+            ahead: BTreeMap::new(),
+        }
     }
+}
+
+/// What became of a task that was to be given to a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Given {
+    Taken,
+    /// It waits again.
+    Not,
+    /// It is nobody's any more: cancelled, or it cannot be sent.
+    Gone,
 }
 
 impl Schedule {
@@ -53,8 +70,8 @@ impl Schedule {
                     Action::Resume(id) => self.resume(id, now),
                 }
             }
-            if !go_on {
-                return;
+            if !go_on && !self.recall_for_idle(now) {
+                return self.hand_ahead(now);
             }
         }
     }
@@ -68,24 +85,42 @@ impl Schedule {
 
     /// Frames that are done, or gone with their workers, leave the floor.
     fn note_ends(&mut self, now: Duration) {
-        let Some(turns) = &mut self.turns else { return };
-        let slots = &self.slots;
-        let over: Vec<(u64, u64)> = turns
-            .workers
-            .iter()
-            .filter(|(_, number)| slots.get(number).is_none_or(|slot| slot.load() == 0))
-            .map(|(id, number)| (*id, *number))
-            .collect();
-        for (id, number) in over {
-            // If it was done before it was stopped.
-            self.go_on(number, now);
-            let Some(turns) = &mut self.turns else { return };
-            turns.workers.remove(&id);
-            match self.slots.contains_key(&number) {
-                true => turns.floor.ended(self.waiting.policy(), id, now),
-                false => turns.floor.lost(id, now),
-            };
+        loop {
+            let Some(turns) = &self.turns else { return };
+            let is_over =
+                |id: u64, number: &u64| self.slots.get(number).is_none_or(|slot| !slot.has_frame(id));
+            let over: Vec<(u64, u64)> = turns
+                .workers
+                .iter()
+                .filter(|(id, number)| is_over(**id, number))
+                .map(|(id, number)| (*id, *number))
+                .collect();
+            if over.is_empty() {
+                return;
+            }
+            for (id, number) in over {
+                self.note_end(id, number, now);
+            }
         }
+    }
+
+    fn note_end(&mut self, id: u64, number: u64, now: Duration) {
+        let Some(turns) = &mut self.turns else { return };
+        turns.workers.remove(&id);
+        let next = turns.ahead.remove(&number);
+        if !self.slots.contains_key(&number) {
+            turns.floor.lost(id, now);
+            return;
+        }
+        turns.floor.ended(self.waiting.policy(), id, now);
+        if let Some(job) = next {
+            turns.workers.insert(job.id, number);
+            if !turns.floor.follow(self.waiting.policy(), job, now) {
+                return;
+            }
+        }
+        // If the task was done before its worker was stopped.
+        self.go_on(number, now);
     }
 
     /// Whether a task can be started in it.
@@ -96,46 +131,58 @@ impl Schedule {
     /// Starts the task `id`, and perhaps some that follow it. Whether that could be done now.
     fn start_turn(&mut self, id: u64, now: Duration) -> bool {
         let free = self.slots.iter().find(|(_, slot)| self.is_free(slot)).map(|(number, _)| *number);
-        let Some(turns) = &mut self.turns else { return false };
-        let Some((number, slot)) = free.and_then(|number| Some((number, self.slots.get_mut(&number)?)))
-        else {
-            turns.floor.lost(id, now);
+        let Some(number) = free else {
             if let Some(run) = self.waiting.start(id, 1, now) {
                 self.waiting.put_back(run, now);
             }
+            if let Some(turns) = &mut self.turns {
+                turns.floor.lost(id, now);
+            }
             return false;
         };
+        match self.give(id, number, now) {
+            Given::Taken => {
+                if let Some(turns) = &mut self.turns {
+                    turns.workers.insert(id, number);
+                }
+                true
+            }
+            given => {
+                if let Some(turns) = &mut self.turns {
+                    turns.floor.lost(id, now);
+                }
+                given == Given::Gone
+            }
+        }
+    }
+
+    /// Gives the task `id` to a worker, and perhaps some that follow it. The policy has given it already.
+    pub(super) fn give(&mut self, id: u64, number: u64, now: Duration) -> Given {
         let most = self.ledger.paces.frame_within(self.waiting.function_of(id), self.quantum / 2);
+        let Some(slot) = self.slots.get_mut(&number) else { return Given::Not };
         let Some(run) = self.waiting.start(id, most.min(slot.allowance(self.staff.tasks)), now) else {
-            turns.floor.lost(id, now);
-            return true;
+            return Given::Gone;
         };
         if run.batch.is_cancelled() {
-            turns.floor.lost(id, now);
-            return true;
+            return Given::Gone;
         }
         slot.observed = self.listeners.are_there();
         match slot.offer(&run, run.len(), false) {
             Offer::Taken(count) => {
                 let worker = slot.process.pid();
                 self.listeners.tell(|| What::Leased { worker, task: id, tasks: count });
-                turns.workers.insert(id, number);
-                let limit = run.batch.terms.first_look();
-                let rest = run.after(count);
-                self.note_limit(limit);
-                self.waiting.put_back(rest, now);
-                true
+                self.note_limit(run.batch.terms.first_look());
+                self.waiting.put_back(run.after(count), now);
+                Given::Taken
             }
             Offer::Full => {
-                turns.floor.lost(id, now);
                 self.waiting.put_back(run, now);
-                false
+                Given::Not
             }
             Offer::Unsendable(reason) => {
-                turns.floor.lost(id, now);
                 run.fail_first(reason);
                 self.waiting.put_back(run.after(1), now);
-                true
+                Given::Gone
             }
         }
     }
@@ -145,13 +192,17 @@ impl Schedule {
         let Some(turns) = &mut self.turns else { return };
         let Some(number) = turns.workers.get(&id).copied() else { return };
         let Some(slot) = self.slots.get_mut(&number) else { return };
-        for run in slot.take_back(usize::MAX) {
+        let back = slot.take_back(usize::MAX);
+        let has_begun = slot.has_frame(id);
+        for run in back.into_iter().rev() {
             self.waiting.put_back(run, now);
         }
-        if slot.load() == 0 {
-            // It had not begun.
-            turns.workers.remove(&id);
-            turns.floor.lost(id, now);
+        self.forget_ahead(number);
+        if !has_begun {
+            if let Some(turns) = &mut self.turns {
+                turns.workers.remove(&id);
+                turns.floor.lost(id, now);
+            }
             return;
         }
         self.stop(number, now);

@@ -1,12 +1,13 @@
 //! The tasks that wait, in the order of a policy.
 //!
 //! The policy knows [`Job`]s by the number of their first task; the tasks themselves are here, under the same number. Tasks are cut off a job from
-//! the front: the rest is a job with the number of its own first task.
+//! the front: the rest is a job with the number of its own first task. A policy may have [joined](Job::join) jobs: one job is then
+//! several runs.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::batch::Run;
+use super::held::Held;
 use super::policy::floor::Floor;
 use super::policy::{Among, Job, Policy};
 use crate::function::FunctionId;
@@ -14,13 +15,13 @@ use crate::function::FunctionId;
 /// What waits.
 pub(super) struct Waiting {
     policy: Box<dyn Policy>,
-    runs: BTreeMap<u64, Run>,
+    runs: Held,
     tasks: usize,
 }
 
 impl Waiting {
     pub(super) fn new(policy: Box<dyn Policy>) -> Self {
-        Self { policy, runs: BTreeMap::new(), tasks: 0 }
+        Self { policy, runs: Held::default(), tasks: 0 }
     }
 
     /// How many tasks wait.
@@ -35,12 +36,12 @@ impl Waiting {
     fn keep(&mut self, run: Run) -> Job {
         let job = job_of(&run);
         self.tasks += run.len();
-        self.runs.insert(job.id, run);
+        self.runs.insert(run);
         job
     }
 
     fn remove(&mut self, id: u64) -> Option<Run> {
-        let run = self.runs.remove(&id)?;
+        let run = self.runs.remove(id)?;
         self.tasks -= run.len();
         Some(run)
     }
@@ -71,35 +72,35 @@ impl Waiting {
             let job = self.policy.next(Among::All, now)?;
             // A policy of the caller's own may give one twice.
             if let Some(run) = self.remove(job.id) {
+                self.give_back(job.after(run.len()), now);
                 return Some(run);
             }
         }
     }
 
+    fn give_back(&mut self, job: Option<Job>, now: Duration) {
+        job.into_iter().for_each(|job| self.policy.give_back(job, now));
+    }
+
     /// The tasks that the floor has said are to start with the task `id`; at most `most` of those that follow it are among them.
     pub(super) fn start(&mut self, id: u64, most: usize, now: Duration) -> Option<Run> {
         let mut run = self.remove(id)?;
-        let rest = Run { batch: run.batch.clone(), range: run.range.start + 1..run.range.end };
+        let mut rest = run.after(1);
         run.range.end = run.range.start + 1;
         if rest.len() == 0 {
             return Some(run);
         }
         // The floor has given the others back to the policy already.
-        let next = self.keep(rest).id;
         if most > 1
             && let Some(job) = self.policy.next(Among::All, now)
         {
-            match self.remove(job.id) {
-                Some(mut rest) if job.id == next && !job.begun => {
-                    let more = rest.len().min(most - 1);
-                    run.range.end += more;
-                    rest.range.start += more;
-                    self.put_back(rest, now);
-                }
-                Some(other) => self.put_back(other, now),
-                // One that was begun: it has no tasks here.
-                None => self.policy.give_back(job, now),
-            }
+            let more = if job.id == rest.first() && !job.begun { rest.len().min(most - 1) } else { 0 };
+            run.range.end += more;
+            rest.range.start += more;
+            self.give_back(job.after(more), now);
+        }
+        if rest.len() > 0 {
+            self.keep(rest);
         }
         Some(run)
     }
@@ -113,7 +114,7 @@ impl Waiting {
 
     /// The function of the job `id`.
     pub(super) fn function_of(&self, id: u64) -> Option<FunctionId> {
-        self.runs.get(&id).map(|run| run.batch.function)
+        self.runs.get(id).map(|batch| batch.function)
     }
 
     /// For the floor, which asks it whose turn it is.
@@ -125,7 +126,7 @@ impl Waiting {
     pub(super) fn clear(&mut self) -> Vec<Run> {
         self.policy.retain(&mut |_| false);
         self.tasks = 0;
-        std::mem::take(&mut self.runs).into_values().collect()
+        self.runs.take_all()
     }
 }
 
@@ -135,8 +136,7 @@ fn number_of(function: FunctionId) -> u64 {
 
 fn job_of(run: &Run) -> Job {
     let terms = &run.batch.terms;
-    let id = run.batch.task(run.range.start);
-    let mut job = Job::new(id, number_of(run.batch.function), run.len());
+    let mut job = Job::new(run.first(), number_of(run.batch.function), run.len());
     job.cost = terms.cost;
     job.priority = terms.priority;
     job

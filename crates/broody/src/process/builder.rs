@@ -75,7 +75,7 @@ impl Builder {
         }
     }
 
-    /// Runs `function` in a fork of this process, whatever the start method was. See [`broody::fork`](crate::fork).
+    /// Runs `function` in a fork of this process, whatever the start method was. See [`broody::fork`](crate::fork()).
     ///
     /// # Errors
     /// As [`spawn`](Self::spawn).

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Among, Job, Policy};
+use super::{Among, Job, Policy, insert};
 
 /// First come, first served: in the order of arrival, each task to its end.
 ///
@@ -17,7 +17,7 @@ pub struct Fcfs {
 
 impl Policy for Fcfs {
     fn add(&mut self, job: Job, _now: Duration) {
-        if job.begun { &mut self.begun } else { &mut self.fresh }.insert(job.id, job);
+        insert(if job.begun { &mut self.begun } else { &mut self.fresh }, job.id, job);
     }
 
     fn next(&mut self, among: Among, _now: Duration) -> Option<Job> {
@@ -54,7 +54,8 @@ mod tests {
     fn what_comes_back_has_its_old_place() {
         let mut fcfs = Fcfs::default();
         for (id, tasks) in [(3, 2), (5, 1), (0, 3)] {
-            fcfs.add(Job::new(id, 0, tasks), Duration::ZERO);
+            // Of different functions: equal ones would be joined.
+            fcfs.add(Job::new(id, id, tasks), Duration::ZERO);
         }
         let first = fcfs.next(Among::All, Duration::ZERO).unwrap();
         assert_eq!((first.id, first.tasks), (0, 3));

@@ -95,6 +95,34 @@ impl Floor {
         Some(job)
     }
 
+    /// A process goes on with this task, since the one that it had has ended. Whether there is a place for it; else it is paused.
+    pub(crate) fn follow(&mut self, policy: &mut dyn Policy, job: Job, now: Duration) -> bool {
+        let job = Job { begun: true, ..job };
+        let has_place = self.has_room();
+        if has_place {
+            self.run(policy, job, now);
+        } else {
+            self.paused.insert(job.id, job);
+            policy.give_back(job, now);
+        }
+        has_place
+    }
+
+    fn run(&mut self, policy: &dyn Policy, job: Job, now: Duration) {
+        let ends = quantum(policy, &job, now).map(|quantum| now.saturating_add(quantum));
+        self.running.insert(job.id, Runner { job, since: now, ends });
+    }
+
+    /// Whether a place is free.
+    pub(crate) fn has_room(&self) -> bool {
+        self.running.len() < self.workers
+    }
+
+    /// Whether the task runs.
+    pub(crate) fn is_running(&self, id: u64) -> bool {
+        self.running.contains_key(&id)
+    }
+
     /// A task is no more: its process has died, or it was cancelled. The policy learns nothing from it.
     pub(crate) fn lost(&mut self, id: u64, now: Duration) -> Option<Job> {
         self.running.remove(&id).map(|runner| runner.job_at(now)).or_else(|| self.paused.remove(&id))
@@ -114,7 +142,7 @@ impl Floor {
         if !policy.is_empty() {
             self.line_up(policy, &mut changes, now);
         }
-        while self.running.len() < self.workers && self.seat_next(policy, &mut changes, now).is_some() {}
+        while self.has_room() && self.seat_next(policy, &mut changes, now).is_some() {}
         self.displace(policy, &mut changes, now);
         let mut actions: Vec<Action> = changes.off.keys().map(|id| Action::Pause(*id)).collect();
         self.paused.extend(changes.off.into_iter().map(|(id, runner)| (id, runner.job)));
@@ -193,8 +221,7 @@ impl Floor {
                 // It has ended while it was paused.
                 continue;
             }
-            let ends = quantum(policy, &job, now).map(|quantum| now.saturating_add(quantum));
-            self.running.insert(job.id, Runner { job, since: now, ends });
+            self.run(policy, job, now);
             changes.on.insert(job.id);
             return Some(job.id);
         }
@@ -303,7 +330,7 @@ mod tests {
 
     #[test]
     fn who_cannot_be_displaced_keeps_its_quantum() {
-        let mut policy = Mlfq::new(2, ms(10), ms(10_000)).unwrap();
+        let mut policy = Mlfq::new(3, ms(10), ms(10_000)).unwrap();
         let mut floor = Floor::new(1, 1);
         floor.add(&mut policy, fresh(0), ms(0));
         floor.turn(&mut policy, ms(0));
@@ -312,6 +339,24 @@ mod tests {
         assert_eq!(floor.next_turn(&policy), Some(ms(30)));
         floor.set_processes(2);
         assert_eq!(floor.turn(&mut policy, ms(16)), [Action::Pause(0), Action::Start(fresh(1))]);
+    }
+
+    #[test]
+    fn a_process_goes_on_with_the_next_task_if_there_is_a_place() {
+        let mut policy = RoundRobin::new(ms(10)).unwrap();
+        let mut floor = Floor::new(1, 2);
+        floor.add(&mut policy, fresh(0), ms(0));
+        floor.turn(&mut policy, ms(0));
+        assert!(floor.ended(&mut policy, 0, ms(4)).is_some());
+        assert!(floor.follow(&mut policy, fresh(1), ms(4)));
+        floor.add(&mut policy, fresh(2), ms(5));
+        assert_eq!(floor.next_turn(&policy), Some(ms(14)));
+        assert_eq!(floor.turn(&mut policy, ms(14)), [Action::Pause(1), Action::Start(fresh(2))]);
+        // The other one has just ended all the same, and its process has gone on.
+        assert!(floor.ended(&mut policy, 1, ms(15)).is_some());
+        assert!(!floor.follow(&mut policy, fresh(3), ms(15)));
+        assert!(floor.ended(&mut policy, 2, ms(16)).is_some());
+        assert_eq!(floor.turn(&mut policy, ms(16)), [Action::Resume(3)]);
     }
 
     /// Forgets what was begun, and offers what is new whatever it is asked.

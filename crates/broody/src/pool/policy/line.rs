@@ -18,6 +18,11 @@ pub(super) struct Line {
 impl Line {
     pub(super) fn push_back(&mut self, job: Job) {
         let place = self.back;
+        // The last one of the line, of whichever kind.
+        let last = self.fresh.back_mut().filter(|(before, _)| before + 1 == place);
+        if last.is_some_and(|(_, before)| before.join(&job)) {
+            return;
+        }
         self.back += 1;
         self.queue(job.begun).push_back((place, job));
     }
@@ -58,6 +63,20 @@ mod tests {
 
     fn job(id: u64, begun: bool) -> Job {
         Job { begun, ..Job::new(id, 0, 1) }
+    }
+
+    #[test]
+    fn equal_ones_that_follow_each_other_are_one() {
+        let mut line = Line::default();
+        (0..4).for_each(|id| line.push_back(job(id, false)));
+        line.push_back(job(9, true));
+        // Before the one that was begun is no place any more.
+        line.push_back(job(4, false));
+        line.push_back(Job { function: 7, ..job(5, false) });
+        line.push_back(job(8, false));
+        let all = std::iter::from_fn(|| line.pop(Among::All));
+        let all: Vec<_> = all.map(|job| (job.id, job.tasks)).collect();
+        assert_eq!(all, [(0, 4), (9, 1), (4, 1), (5, 1), (8, 1)]);
     }
 
     #[test]

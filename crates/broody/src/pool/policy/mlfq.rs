@@ -1,29 +1,34 @@
 //! Multi-level feedback queues.
 //!
 //! A task's level follows from how long it has run since it was last lifted to the top: the first quantum is level 0, the next two
-//! are level 1, the next four level 2, and so on. It is therefore the same whether it ran in one go or in many pieces, and a task that
+//! are level 1, the next four level 2, and so on, and whatever is beyond that is the bottom. It is therefore the same whether it ran in one go or in many pieces, and a task that
 //! always makes room just before its quantum is over gains nothing by it.
+//!
+//! At the bottom there are no turns: whoever is first in line there runs to its end, or to the next boost. Tasks of unknown length that
+//! take turns all end late, when all are nearly done; one after the other they end half as late on average.
 //!
 //! Boosts happen at the multiples of their period. What waits is lifted when the policy is next asked for something, into the top line
 //! behind those that are there. What runs counts from the boost on, and finishes the quantum that it has.
 //!
-//! See the chapter "Scheduling: The Multi-Level Feedback Queue" of Arpaci-Dusseau, Operating Systems: Three Easy Pieces.
+//! See the chapter "Scheduling: The Multi-Level Feedback Queue" of Arpaci-Dusseau, Operating Systems: Three Easy Pieces; its bottom level takes
+//! turns. First come, first served at the bottom is that of the chapter "CPU Scheduling" of Silberschatz, Operating System
+//! Concepts.
 
 use std::time::Duration;
 
 use super::line::Line;
-use super::round_robin::left_of;
 use super::{Among, Job, Policy};
 use crate::{Error, Result};
 
 /// The most levels: the quantum of the last one would be longer than a task can run.
 const MOST_LEVELS: usize = 32;
 
-/// Multi-level feedback queues: short tasks run at once, long ones in ever longer turns, ever later.
+/// Multi-level feedback queues: short tasks run at once, long ones later, and the longest one after the other.
 ///
 /// A newcomer is at the top, and a task that has used up its level's quantum goes one level down, where the quantum is twice as long.
-/// A task of a lower level makes room at once for one of a higher level; on the same level turns are taken. So that nothing starves, all
-/// are lifted to the top from time to time.
+/// A task of a lower level makes room at once for one of a higher level; on the same level turns are taken, but at the bottom, where each
+/// runs to its end. So that nothing starves, all are lifted to the top from time to time. For turns at the bottom too, add levels until
+/// nothing gets there: with 20 levels of 10 ms and more, it takes hours.
 #[derive(Debug)]
 pub struct Mlfq {
     quantum: Duration,
@@ -37,7 +42,7 @@ pub struct Mlfq {
 /// Where a job is.
 struct Place {
     level: usize,
-    /// What is left of its quantum there.
+    /// What is left of its quantum there; at the bottom, until a boost has lifted it and the quantum of the top is over.
     left: Duration,
 }
 
@@ -107,7 +112,13 @@ impl Mlfq {
             used -= quantum;
             quantum = quantum.saturating_mul(2);
         }
-        Place { level: self.levels.len() - 1, left: left_of(quantum, used) }
+        Place { level: self.levels.len() - 1, left: self.until_sunk_again(now) }
+    }
+
+    /// From now to the next boost, and the quantum of the top.
+    fn until_sunk_again(&self, now: Duration) -> Duration {
+        let (_, ago) = self.last_boost(now);
+        (self.boost - ago).saturating_add(self.quantum)
     }
 
     /// Lifts all that wait, if it is time. Takes as long as there were quanta used up since the last time.
@@ -192,8 +203,7 @@ mod tests {
             (place.level, place.left.as_millis())
         };
         assert_eq!([place(0), place(4), place(10)], [(0, 10), (0, 6), (1, 20)]);
-        assert_eq!([place(29), place(30), place(69)], [(1, 1), (2, 40), (2, 1)]);
-        assert_eq!([place(70), place(115)], [(2, 40), (2, 35)]);
+        assert_eq!([place(29), place(30), place(400)], [(1, 1), (2, 510), (2, 510)]);
     }
 
     #[test]

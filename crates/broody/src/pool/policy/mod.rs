@@ -21,11 +21,20 @@ mod scheduling;
 mod simulator;
 mod sjf;
 
+/// Puts a job into a map by its key, or joins it to the one before it.
+fn insert<K: Ord + Copy>(jobs: &mut BTreeMap<K, Job>, key: K, job: Job) {
+    let before = jobs.range_mut(..key).next_back();
+    if !before.is_some_and(|(_, before)| before.join(&job)) {
+        jobs.insert(key, job);
+    }
+}
+
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod textbook;
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -38,7 +47,7 @@ pub use scheduling::Scheduling;
 pub use simulator::{SimulatedTask, Simulation, Times, mean, simulate};
 pub use sjf::Sjf;
 
-/// Tasks of one function that were handed in together and wait, or one task that was begun and paused.
+/// Tasks of one function that were handed in one after the other and wait, or one task that was begun and paused.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Job {
@@ -68,8 +77,24 @@ impl Job {
 
     /// Its first task, and the others.
     pub(crate) fn take_first(self) -> (Job, Option<Job>) {
-        let others = Job { id: self.id + 1, tasks: self.tasks.saturating_sub(1), ..self };
-        (Job { tasks: 1, ..self }, (others.tasks > 0).then_some(others))
+        (Job { tasks: 1, ..self }, self.after(1))
+    }
+
+    /// Without its first `count` tasks, if there are more.
+    pub(crate) fn after(self, count: usize) -> Option<Job> {
+        let left = Job { id: self.id + count as u64, tasks: self.tasks.saturating_sub(count), ..self };
+        (left.tasks > 0).then_some(left)
+    }
+
+    /// Takes up the tasks of `next`, if they follow upon its own and nothing else tells them apart: many tasks that were handed in one by one
+    /// are then one job. Whether it has.
+    pub(crate) fn join(&mut self, next: &Job) -> bool {
+        let fits =
+            !self.begun && *next == Job { id: self.id + self.tasks as u64, tasks: next.tasks, ..*self };
+        if fits {
+            self.tasks += next.tasks;
+        }
+        fits
     }
 }
 
@@ -84,7 +109,7 @@ pub enum Among {
 
 /// An order of what waits.
 ///
-/// Times are counted from whenever the pool began, and never go back. A policy gives everything that it was given, once: a
+/// Jobs that follow each other and are alike but for their numbers may be made one. Times are counted from whenever the pool began, and never go back. A policy gives everything that it was given, once: a
 /// fresh job that it loses never runs. None of the methods that are called for each task ([`add`](Self::add),
 /// [`next`](Self::next), [`give_back`](Self::give_back)) should take longer the more jobs wait: there may be a million.
 ///

@@ -36,7 +36,7 @@ pub enum Scheduling {
     Mlfq {
         /// How many levels.
         levels: usize,
-        /// How long a turn is at the top; twice as long on each next level.
+        /// How long a turn is at the top; twice as long on each next level, and to its end at the last one.
         quantum: Duration,
         /// How often all are lifted to the top.
         boost: Duration,
@@ -52,12 +52,13 @@ impl Scheduling {
         Self::RoundRobin { quantum: Duration::from_millis(20) }
     }
 
-    /// Three levels with turns of 10, 20 and 40 ms, and a boost each second.
+    /// Three levels: turns of 8 ms, of 16 ms, and the bottom (the example of Silberschatz, Operating System Concepts); and a boost each second.
     ///
-    /// What takes less than 10 ms is never stopped. Until it is at the bottom a task runs for 30 ms. A boost is rare enough to leave the
-    /// long ones most of the time at the bottom, and frequent enough that none is held up for what a person calls long.
+    /// What takes less than 8 ms is never stopped. Until it is at the bottom a task runs for 24 ms. A boost is rare enough to leave the
+    /// long ones most of the time at the bottom, where they run one after the other, and frequent enough that none is held up for what a
+    /// person calls long.
     pub fn mlfq() -> Self {
-        Self::Mlfq { levels: 3, quantum: Duration::from_millis(10), boost: Duration::from_secs(1) }
+        Self::Mlfq { levels: 3, quantum: Duration::from_millis(8), boost: Duration::from_secs(1) }
     }
 
     /// A policy of the caller's own.

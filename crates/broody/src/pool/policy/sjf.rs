@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Among, Job, Policy};
+use super::{Among, Job, Policy, insert};
 
 /// How much the latest counts in an average.
 const LATEST: f64 = 0.25;
@@ -103,9 +103,9 @@ impl Policy for Sjf {
         if job.begun {
             self.begun.insert(job.id, job);
         } else if let Some(cost) = cost_of(&job) {
-            self.costs.insert((cost.to_bits(), job.id), job);
+            insert(&mut self.costs, (cost.to_bits(), job.id), job);
         } else {
-            self.change(job.function, |function| function.jobs.insert(job.id, job));
+            self.change(job.function, |function| insert(&mut function.jobs, job.id, job));
         }
     }
 

@@ -177,7 +177,7 @@ mod round_robin {
     }
 }
 
-/// Three levels of 10, 20 and 40.
+/// Three levels: 10, 20, and the bottom.
 mod multi_level_feedback {
     use super::*;
 
@@ -207,10 +207,24 @@ mod multi_level_feedback {
     }
 
     #[test]
-    fn at_the_bottom_they_take_turns() {
-        // 0-20 top, 20-60 middle. Then 40 each in turn: A 60-100, B 100-140; A has had 70 of its 80, B too: A 140-150, B 150-160.
+    fn at_the_bottom_each_runs_to_its_end() {
+        // 0-20 top, 20-60 middle. Both have had 30 of their 80: A 60-110, B 110-160.
         let (times, _) = run(&mut levels(3, 10_000), Simulation::new(1), &tasks(&[(0, 80), (0, 80)]));
-        assert_eq!(ended(&times), [150, 160]);
+        assert_eq!(ended(&times), [110, 160]);
+    }
+
+    #[test]
+    fn a_boost_gives_a_turn_to_those_that_wait_at_the_bottom() {
+        // Two levels, a boost each 100. A 0-10, B 10-20; A at the bottom from 20 on. Boost: A counts from 100 on, and is at the bottom again at
+        // 110; B, which was lifted, 110-120, and is behind it. A 120-210, B 210-220 in the same way. A has had 190 of its 250: 220-280.
+        // B has had 30 of its 150: 280-400.
+        let (times, seen) = run(&mut levels(2, 100), Simulation::new(1), &tasks(&[(0, 250), (0, 150)]));
+        assert_eq!(ended(&times), [280, 400]);
+        let resumed: Vec<_> = seen.iter().filter(|seen| seen.contains("resume")).collect();
+        assert_eq!(
+            resumed,
+            ["20 resume 0", "110 resume 1", "120 resume 0", "210 resume 1", "220 resume 0", "280 resume 1"]
+        );
     }
 
     #[test]
@@ -244,9 +258,8 @@ mod multi_level_feedback {
     }
 
     #[test]
-    fn whoever_stops_short_of_its_quantum_sinks_all_the_same() {
-        // Two levels. B comes when A has used 19 of its 20 below the top, C when it has used up that and runs again: both run at once.
-        // A 0-29, B 29-30, A 30-33, C 33-34, A 34-41.
+    fn every_newcomer_displaces_what_is_at_the_bottom() {
+        // Two levels: A is at the bottom from 10 on. A 0-29, B 29-30, A 30-33, C 33-34, A 34-41.
         let (times, _) =
             run(&mut levels(2, 10_000), Simulation::new(1), &tasks(&[(0, 39), (29, 1), (33, 1)]));
         assert_eq!(ended(&times), [41, 30, 34]);
