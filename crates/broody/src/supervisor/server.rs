@@ -144,8 +144,12 @@ impl Server {
         }
         let refused =
             || broody_os::Error::new("recvmsg", std::io::Error::from(std::io::ErrorKind::InvalidData));
-        let Arrived::Message(Message { header: Request::Hello { is_first }, raw: name, descriptors, sender: Some(host) }) =
-            protocol::receive::<Request>(&requests, true)?
+        let Arrived::Message(Message {
+            header: Request::Hello { is_first },
+            raw: name,
+            descriptors,
+            sender: Some(host),
+        }) = protocol::receive::<Request>(&requests, true)?
         else {
             return Err(refused());
         };
