@@ -1,6 +1,6 @@
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, SupportsIndex, TypeAlias
+from typing import Any, Final, Protocol, Self, SupportsIndex, TypeAlias, TypeVar
 from typing_extensions import Buffer
 
 from .context import AuthenticationError as AuthenticationError
@@ -12,6 +12,8 @@ _Address: TypeAlias = str | bytes | tuple[str, int]
 
 class _HasFileno(Protocol):
     def fileno(self) -> int: ...
+
+_Ready = TypeVar("_Ready", bound=_HasFileno | int)
 
 BUFSIZE: Final[int]
 CONNECTION_TIMEOUT: float
@@ -45,9 +47,7 @@ class Connection(_ConnectionBase):
     ) -> None: ...
 
 def Pipe(duplex: bool = True) -> tuple[Connection, Connection]: ...
-def wait(
-    object_list: Iterable[Connection | _HasFileno | int], timeout: float | None = None
-) -> list[Connection | _HasFileno | int]: ...
+def wait(object_list: Iterable[_Ready], timeout: float | None = None) -> list[_Ready]: ...
 def arbitrary_address(family: str) -> _Address: ...
 def address_type(address: _Address) -> str: ...
 

@@ -3,7 +3,9 @@
 from typing import assert_type
 
 import broody
+from broody import connection
 from broody.pool import AsyncResult, Pool
+from broody.shared_memory import ShareableList, SharedMemory
 
 
 def square(x: int) -> float:
@@ -22,3 +24,11 @@ def main() -> None:
     ctx = broody.get_context("spawn")
     other = ctx.Process(target=square, args=(1,), orphan="keep")
     assert_type(other.pid, int | None)
+    ours, theirs = broody.Pipe()
+    assert_type(ours.recv_bytes(10), bytes)
+    assert_type(connection.wait([ours, theirs], 1), list[connection.Connection])
+    with connection.Listener(("localhost", 0), authkey=b"key") as listener, listener.accept() as conn:
+        conn.send_bytes(bytearray(10), 1, size=2)
+    memory = SharedMemory(create=True, size=10, track=False)
+    assert_type(memory.buf, memoryview)
+    assert_type(ShareableList(["a"])[0], str)
