@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 
-from . import _broody, context, reduction, util
+from . import _broody, _runtime, context, reduction, util
 
 __all__ = ["Client", "Listener", "Pipe", "wait"]
 
@@ -27,8 +27,9 @@ CONNECTION_TIMEOUT = 20.0
 families = ["AF_INET", "AF_UNIX"]
 default_family = "AF_UNIX"
 
-# The longest name of a Unix socket; see unix(7).
-_LONGEST_PATH = 107
+# Where sockets are made whose address nobody has chosen: what is there goes with the program, also after SIGKILL.
+_FOLDER = "/dev/shm/"
+_PREFIX = _FOLDER + "broody-listener-"
 
 
 class Connection(_ConnectionBase):
@@ -79,11 +80,7 @@ def arbitrary_address(family):
     if family == "AF_INET":
         return ("localhost", 0)
     if family == "AF_UNIX":
-        import tempfile
-
-        path = tempfile.mktemp(prefix="listener-", dir=util.get_temp_dir())
-        # Too long a path is refused by the kernel; an abstract name needs no file.
-        return path if len(os.fsencode(path)) <= _LONGEST_PATH else "\0" + os.path.basename(path) + str(os.getpid())
+        return _PREFIX + os.urandom(8).hex()
     raise ValueError("unrecognized family")
 
 
@@ -178,6 +175,9 @@ class SocketListener:
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.setblocking(True)
+            if is_ours := family == "AF_UNIX" and type(address) is str and address.startswith(_PREFIX):
+                # It is made with this mode: nobody else can connect, not even for an instant.
+                os.fchmod(self._socket.fileno(), 0o600)
             self._socket.bind(address)
             self._socket.listen(backlog)
             self._address = self._socket.getsockname()
@@ -186,7 +186,11 @@ class SocketListener:
             raise
         self._family = family
         self._last_accepted = None
-        if family == "AF_UNIX" and not util.is_abstract_socket_namespace(address):
+        if is_ours:
+            self._unlink = util.Finalize(self, _broody.remove_name, args=(address[len(_FOLDER) :],), exitpriority=0)
+            _runtime.prepare()
+            _broody.keep_name(address[len(_FOLDER) :])
+        elif family == "AF_UNIX" and not util.is_abstract_socket_namespace(address):
             self._unlink = util.Finalize(self, os.unlink, args=(address,), exitpriority=0)
 
     def accept(self):

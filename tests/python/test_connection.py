@@ -300,6 +300,23 @@ def test_a_listener_without_the_key_is_refused():
         assert errors
 
 
+@pytest.mark.parametrize("how", ["os.kill(os.getpid(), 9)", "os._exit(0)", "listener.close()", "1 / 0"])
+def test_a_listener_leaves_no_file_behind(how):
+    code = f"""
+import os
+from broody.connection import Client, Listener
+listener = Listener()
+Client(listener.address).close()
+print(listener.address, oct(os.stat(listener.address).st_mode)[-3:], flush=True)
+{how}
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as program:
+        path, mode = program.stdout.readline().split()
+        assert mode == "600"
+        program.wait(PATIENCE)
+        eventually(lambda: not os.path.exists(path), f"the end of {path}")
+
+
 OLD = b"#CHALLENGE#"
 
 

@@ -27,7 +27,7 @@ mod _broody {
     #[pymodule_export]
     use super::runtime::{Template, exit_now, install, resume, role, variables};
     #[pymodule_export]
-    use super::shared_memory::{NamedMemory, forget_name, remove_name};
+    use super::shared_memory::{NamedMemory, forget_name, keep_name, remove_name};
     #[pymodule_export]
     use super::sharer::{close_desk, leave_descriptor, take_descriptor};
 }

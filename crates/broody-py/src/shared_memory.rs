@@ -154,6 +154,15 @@ impl NamedMemory {
     }
 }
 
+/// The name of a file that is there already goes with the program from now on.
+#[pyfunction]
+pub(crate) fn keep_name(py: Python<'_>, name: &str) -> PyResult<()> {
+    match named::number(name) {
+        Some(number) => py.detach(|| embed::keep_name(number, name)).map_err(|error| exception(py, error)),
+        None => Ok(()),
+    }
+}
+
 /// Removes a name, which is not the program's any more then.
 #[pyfunction]
 pub(crate) fn remove_name(py: Python<'_>, name: &str) -> PyResult<()> {
