@@ -33,7 +33,8 @@ thread_local! {
 
 /// With the pool's lock: `completion` is done when it is given back.
 pub(super) fn put_aside(completion: Completion) {
-    DUE.with_borrow_mut(|due| due.push(completion));
+    // At the end of a program its main thread may have no such place any more: nobody waits for anything then.
+    let _ = DUE.try_with(|due| due.borrow_mut().push(completion));
 }
 
 /// A schedule, locked.
@@ -59,7 +60,7 @@ impl<'a> Locked<'a> {
     /// Gives the lock back, waits for `change`, at most until `deadline`, and takes it again.
     pub(super) fn wait(mut self, change: &Condvar, deadline: Option<Instant>) -> Locked<'a> {
         if let Some(schedule) = self.schedule.take() {
-            debug_assert!(DUE.with_borrow(Vec::is_empty), "who waits has delivered nothing");
+            debug_assert!(DUE.try_with(|due| due.borrow().is_empty()).unwrap_or(true), "who waits has delivered nothing");
             let poisoned = std::sync::PoisonError::into_inner;
             let limit = deadline
                 .map_or(LOOK, |deadline| deadline.saturating_duration_since(Instant::now()).min(LOOK));
@@ -87,7 +88,7 @@ impl Drop for Locked<'_> {
     fn drop(&mut self) {
         self.schedule = None;
         self.room.into_iter().for_each(Condvar::notify_all);
-        for completion in DUE.take() {
+        for completion in DUE.try_with(RefCell::take).unwrap_or_default() {
             match completion {
                 Completion::Wake(waker) => waker.wake(),
                 Completion::Call(callback) => self.callbacks.run(callback),
