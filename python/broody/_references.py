@@ -57,6 +57,15 @@ def name_of_caller():
     return name if thread is threading.main_thread() else f"{name}|{thread.name}"
 
 
+def number_of_thread():
+    """Which thread of this process calls; not again another one's when it has ended."""
+    try:
+        return _local.number
+    except AttributeError:
+        _local.number = next(_numbers)
+        return _local.number
+
+
 class Session:
     """A process's session with the server at `address`.
 
@@ -89,7 +98,8 @@ class Session:
         """A connection for the calls of one thread."""
         conn = self._connect()
         try:
-            dispatch(conn, None, "accept_connection", (name_of_caller(),) if self.id is None else (name_of_caller(), self.id))
+            who = () if self.id is None else (self.id, number_of_thread())
+            dispatch(conn, None, "accept_connection", (name_of_caller(), *who))
         except BaseException:
             conn.close()
             raise
@@ -232,6 +242,7 @@ class Session:
 _sessions = {}
 _making = threading.Lock()
 _local = threading.local()
+_numbers = itertools.count()
 # The keys of the servers that this process has to do with. A proxy that comes within an answer has none of its own.
 _keys = {}
 

@@ -91,6 +91,8 @@ class _Session:
         self.references = collections.Counter()
         self.is_alive = True
         self.clients = weakref.WeakSet()
+        # What is free again when the process has been killed, and how often it has that: a lock, permits of a semaphore.
+        self.held = collections.Counter()
 
 
 class _Client:
@@ -107,7 +109,8 @@ class _Client:
         # From now on the thread that serves it does nothing else.
         self.has_thread = False
         self.call = None
-        self.locks = set()
+        # Whose its recursive locks are.
+        self.owner = self
 
 
 class Server:
@@ -269,19 +272,21 @@ class Server:
         except OSError:
             pass
         client.conn.close()
-        for lock in list(client.locks):
-            lock._let_go(client)
         if client.is_holder:
-            self._end_session(client.session)
+            self._end_session(client.session, was_killed=True)
 
-    def _end_session(self, session):
+    def _end_session(self, session, was_killed):
         with self.mutex:
+            if not session.is_alive:
+                return
             session.is_alive = False
             references, session.references = session.references, collections.Counter()
             # Let go of without the lock.
             ended = [self._release(ident, count) for ident, count in references.items()]
             waiting = [client.call for client in session.clients]
         del ended
+        for lock, count in list(session.held.items()):
+            lock._lose(session, count, was_killed)
         # Who waits at a barrier with the one that has died would wait for ever.
         for call in waiting:
             if call is not None and type(call[0].obj) is threading.Barrier and call[1] == "wait":
@@ -363,13 +368,14 @@ class Server:
 
     def leave(self, c):
         """The process of the session refers to nothing any more."""
-        self._end_session(c.session)
+        self._end_session(c.session, was_killed=False)
 
-    def accept_connection(self, c, name, session=None):
-        """The connection is one for calls, of the process of that session."""
+    def accept_connection(self, c, name, session=None, thread=None):
+        """The connection is one for calls, of a thread of the process of that session."""
         c.session = self._sessions.get(session)
         if c.session is not None:
             c.session.clients.add(c)
+            c.owner = session, thread
 
     def shutdown(self, c):
         """Ends the server, after the answer."""
@@ -562,36 +568,119 @@ class _Stranger:
         return data
 
 
-# Objects whose owner is a client
+# Locks, whose holders are clients. When a process has been killed, what it had is free again.
+
+
+def _session_served():
+    return serving.client and serving.client.session
+
+
+class Lock:
+    """A lock, that anybody may release."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._holder = None
+
+    def acquire(self, blocking=True, timeout=-1):
+        """Takes it. Whether it was free in time."""
+        if not self._lock.acquire(blocking, timeout):
+            return False
+        self._holder = session = _session_served()
+        if session is not None:
+            session.held[self] = 1
+            # It may have ended before it has this: then nobody else looks.
+            if not session.is_alive:
+                self._lose(session, 1, True)
+        return True
+
+    def release(self):
+        """Gives it back."""
+        holder, self._holder = self._holder, None
+        if holder is not None:
+            holder.held.pop(self, None)
+        self._lock.release()
+
+    def locked(self):
+        """Whether somebody has it."""
+        return self._lock.locked()
+
+    def _lose(self, session, count, was_killed):
+        # Who has ended in order may have left the release to others.
+        if was_killed and self._holder is session:
+            self.release()
+
+    __enter__ = acquire
+
+    def __exit__(self, *error):
+        self.release()
+
+
+class BoundedSemaphore(threading.BoundedSemaphore):
+    """A semaphore whose permits come back from those that have been killed."""
+
+    def acquire(self, blocking=True, timeout=None):
+        """Takes a permit. Whether there was one in time."""
+        if not super().acquire(blocking, timeout):
+            return False
+        session = _session_served()
+        if session is not None:
+            session.held[self] += 1
+            if not session.is_alive:
+                self._lose(session, session.held[self], True)
+        return True
+
+    def release(self, n=1):
+        """Gives back `n` permits."""
+        session = _session_served()
+        if session is not None and self in session.held:
+            session.held[self] -= n
+            if session.held[self] <= 0:
+                del session.held[self]
+        super().release(n)
+
+    def _lose(self, session, count, was_killed):
+        count = session.held.pop(self, 0)
+        if was_killed:
+            for _ in range(count):
+                try:
+                    super().release()
+                except ValueError:
+                    # Another process has given it back.
+                    return
+
+    __enter__ = acquire
 
 
 class RLock:
-    """A recursive lock that belongs to a client's thread: to the connection over which it was acquired. It is free when that has ended."""
+    """A recursive lock that belongs to a thread of a client. It is free when that one's process has ended."""
 
     def __init__(self):
-        self._block = threading.Lock()
-        self._held_by = None
+        self._lock = threading.Lock()
+        self._owner = self._session = None
         self._count = 0
 
     @staticmethod
     def _me():
-        return serving.client or threading.get_ident()
+        return threading.get_ident() if serving.client is None else serving.client.owner
 
     def acquire(self, blocking=True, timeout=-1):
         """Takes it, once more if it is the caller's already."""
-        me = self._me()
-        if self._held_by == me:
+        if self._is_owned():
             self._count += 1
             return True
-        if not self._block.acquire(blocking, timeout):
+        if not self._lock.acquire(blocking, timeout):
             return False
-        self._become(me, 1)
+        self._become_mine(1)
         return True
 
-    def _become(self, me, count):
-        self._held_by, self._count = me, count
-        if isinstance(me, _Client):
-            me.locks.add(self)
+    def _become_mine(self, count):
+        self._owner, self._count = self._me(), count
+        self._session = session = _session_served()
+        if session is not None:
+            session.held[self] = 1
+            if not session.is_alive:
+                self._lose(session, 1, True)
 
     def release(self):
         """Gives it back, as often as it was taken."""
@@ -602,18 +691,18 @@ class RLock:
             self._free()
 
     def _free(self):
-        if isinstance(self._held_by, _Client):
-            self._held_by.locks.discard(self)
-        self._held_by, self._count = None, 0
-        self._block.release()
+        if self._session is not None:
+            self._session.held.pop(self, None)
+        self._owner, self._session, self._count = None, None, 0
+        self._lock.release()
 
-    def _let_go(self, client):
-        if self._held_by is client:
+    def _lose(self, session, count, was_killed):
+        if self._session is session:
             self._free()
 
     def locked(self):
         """Whether somebody has it."""
-        return self._block.locked()
+        return self._lock.locked()
 
     __enter__ = acquire
 
@@ -623,7 +712,7 @@ class RLock:
     # What `threading.Condition` asks of its lock.
 
     def _is_owned(self):
-        return self._held_by == self._me()
+        return self._owner == self._me()
 
     def _release_save(self):
         count = self._count
@@ -631,8 +720,8 @@ class RLock:
         return count
 
     def _acquire_restore(self, count):
-        self._block.acquire()
-        self._become(self._me(), count)
+        self._lock.acquire()
+        self._become_mine(count)
 
 
 class Condition(threading.Condition):
@@ -653,7 +742,27 @@ def _release(obj, result):
 
 def _notify_another(condition, result):
     def undo():
-        condition.notify()
+        if condition._is_owned():
+            condition.notify()
+            return
+        # Its process has ended, and the lock is not the waiter's any more.
+        client, serving.client = serving.client, None
+        try:
+            with condition:
+                condition.notify()
+        finally:
+            serving.client = client
+
+    return undo if result else None
+
+
+def _release_lock(lock, result):
+    session = _session_served()
+
+    def undo():
+        # Unless that has been done with the session.
+        if session is None or lock in session.held:
+            lock.release()
 
     return undo if result else None
 
@@ -672,13 +781,16 @@ _undo = {
     threading.Semaphore: {"acquire": _release},
     threading.BoundedSemaphore: {"acquire": _release},
     type(threading.Lock()): {"acquire": _release},
+    BoundedSemaphore: {"acquire": _release_lock},
+    Lock: {"acquire": _release_lock},
+    RLock: {"acquire": _release_lock},
     Condition: {"wait": _notify_another},
     queue.Queue: _get,
 }
 
 # What does not mind which thread calls it.
 _free_types = {
-    list, dict, set, array.array, queue.Queue, queue.SimpleQueue, RLock, Condition, threading.Event, threading.Semaphore,
+    list, dict, set, array.array, queue.Queue, queue.SimpleQueue, Lock, RLock, BoundedSemaphore, Condition, threading.Event, threading.Semaphore,
     threading.BoundedSemaphore, threading.Barrier, type(threading.Lock()), type(iter([])), type(iter({})),
     type(iter({}.items())), type(iter({}.values())), type(_ for _ in ()),
 }  # fmt: skip
