@@ -41,6 +41,11 @@ def convert_to_error(kind, result):
     return RemoteError(f"Unserializable message: {result}\n" if kind == "#UNSERIALIZABLE" else result)
 
 
+def has_ended(address):
+    """The error of who asks a server that is not there any more."""
+    return EOFError(f"the manager at {address!r} has ended, and its objects with it")
+
+
 def dispatch(c, id, methodname, args=(), kwds={}):
     """Asks the server at the other end of `c`, and gives its answer or raises it."""
     c.send((id, methodname, args, kwds))
@@ -133,8 +138,10 @@ class Session:
                 if answered in self._abandoned and kind == "#RETURN":
                     self._surplus.append(result[0])
                 self._abandoned.discard(answered)
-        except (EOFError, OSError):
+        except (EOFError, OSError) as error:
             forget(self)
+            if not error.args:
+                raise has_ended(self._address) from None
             raise
         self._abandoned.discard(number)
         if kind == "#RETURN":
@@ -243,6 +250,7 @@ _sessions = {}
 _making = threading.Lock()
 _local = threading.local()
 _numbers = itertools.count()
+_leaving = None
 # The keys of the servers that this process has to do with. A proxy that comes within an answer has none of its own.
 _keys = {}
 
@@ -255,9 +263,15 @@ def session(address, authkey, serializer):
         made = Session(address, authkey, serializer)
         with _making:
             found = _sessions.setdefault(key, made)
-            if len(_sessions) == 1:
-                util.Finalize(None, _leave, exitpriority=10)
+        leave_at_exit()
     return found
+
+
+def leave_at_exit():
+    """Lets the end of this process tell its servers. A process that has just begun may have forgotten that it was to do so."""
+    global _leaving
+    if _leaving is None or not _leaving.still_active():
+        _leaving = util.Finalize(None, _leave, exitpriority=10)
 
 
 def connections():
@@ -304,7 +318,8 @@ def _leave():
 
 
 def _after_fork():
-    global _sessions, _making, _local
+    global _sessions, _making, _local, _leaving
+    _leaving = None
     _sessions = {}
     _making = threading.Lock()
     _local = threading.local()

@@ -300,6 +300,10 @@ class Server:
                     self._epoll.modify(client.fd, _READY)
                     return
             self._leaves(client)
+        except BaseException:
+            # Nothing that a client does may cost the server a thread, or leave the client without an answer.
+            self._leaves(client)
+            util.info("a client was dropped: %s", traceback.format_exc())
         finally:
             serving.client = None
 
@@ -309,7 +313,7 @@ class Server:
             data = client.conn.recv_bytes()
         except (EOFError, OSError):
             return False
-        undo = None
+        undo = ident = name = None
         try:
             message = client.loads(data)
             del data

@@ -6,13 +6,15 @@ Behaviour: https://docs.python.org/3/library/multiprocessing.html#managers
 """
 
 import array
+import contextlib
+import os
 import queue
 import signal
 import threading
 import time
 import types
 
-from . import _references, _server, context, get_context, pool, process, reduction, util
+from . import _broody, _references, _server, connection, context, get_context, pool, process, reduction, util
 from ._references import RemoteError, convert_to_error, dispatch, listener_client
 from ._server import Server, Token, all_methods, public_methods
 from .reduction import ForkingPickler
@@ -118,10 +120,8 @@ class BaseManager:
 
     def _hear(self, reader):
         """The server's address."""
-        from .connection import wait
-
         # Other processes that are being started may have the writing end, too: its end alone does not tell.
-        wait([reader, self._process.sentinel])
+        connection.wait([reader, self._process.sentinel])
         if not reader.poll():
             self._process.join()
             raise EOFError(f"the manager's process has ended before it served: exit code {self._process.exitcode}")
@@ -213,6 +213,10 @@ class BaseManager:
                 process.join()
         state.value = State.SHUTDOWN
         _references.forget_address(address)
+        # What a server leaves that was killed.
+        if type(address) is str and address.startswith(connection._PREFIX):
+            with contextlib.suppress(FileNotFoundError):
+                _broody.remove_name(address[len(connection._FOLDER) :])
 
     @property
     def address(self):
@@ -282,6 +286,7 @@ class BaseProxy:
 
     # In the server: what it stands for. There calls need no connection.
     _entry = None
+    _pid = None
 
     def __init__(
         self, token, serializer, manager=None, authkey=None, exposed=None, incref=True, manager_owned=False
@@ -328,7 +333,7 @@ class BaseProxy:
             if isinstance(error, (EOFError, ConnectionError)):
                 _references.forget(session)
                 if not error.args:
-                    raise EOFError(f"the manager at {self._token.address!r} has ended, and its objects with it") from None
+                    raise _references.has_ended(self._token.address) from None
             raise
         _references.connections()[session] = conn
         if kind == "#RETURN":
@@ -362,9 +367,18 @@ class BaseProxy:
             return
         session = self._session()
         session.incref(self._id)
+        self._release_at_the_end(session)
+
+    def _release_at_the_end(self, session):
+        self._pid = os.getpid()
         self._close = util.Finalize(self, session.decref, args=(self._id,))
 
     def _after_fork(self):
+        if self._pid == os.getpid():
+            # It came with the start of this process, which forgets what was to be done at its end.
+            self._release_at_the_end(self._session())
+            _references.leave_at_exit()
+            return
         self._manager = None
         # What a server has within itself is the parent's; here it is a client like others.
         self._entry = None

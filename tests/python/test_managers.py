@@ -1,5 +1,6 @@
 """Managers whose clients die, whose server dies, and who is not let in."""
 
+import contextlib
 import gc
 import os
 import queue
@@ -207,7 +208,8 @@ def test_an_interrupted_call_leaves_the_proxy_usable(manager):
 def test_a_killed_manager_is_an_error_and_no_hang(ctx):
     manager = managers.SyncManager(ctx=ctx)
     manager.start()
-    numbers, waiting = manager.list([1]), in_a_thread(lambda: pytest.raises(GONE, manager.Event().wait))
+    numbers, event = manager.list([1]), manager.Event()
+    waiting = in_a_thread(lambda: pytest.raises(GONE, event.wait))
     os.kill(manager._process.pid, signal.SIGKILL)
     manager._process.join(PATIENCE)
     waiting.get(timeout=PATIENCE)
@@ -217,7 +219,6 @@ def test_a_killed_manager_is_an_error_and_no_hang(ctx):
     with pytest.raises(GONE):
         manager.dict()
     assert "failed" in str(numbers)
-    del numbers
     manager.shutdown()
 
 
@@ -262,7 +263,12 @@ def test_a_manager_starts_again_at_the_same_address(ctx):
 
 def test_a_server_in_this_process_can_be_stopped():
     server = managers.SyncManager(authkey=KEY).get_server()
-    thread = threading.Thread(target=server.serve_forever)
+
+    def serve():
+        with pytest.raises(SystemExit):
+            server.serve_forever()
+
+    thread = threading.Thread(target=serve)
     thread.start()
     client = managers.SyncManager(server.address, KEY)
     client.connect()
@@ -290,8 +296,9 @@ def test_who_talks_nonsense_is_not_heard(manager, frame):
         sock.connect(manager.address)
         sock.sendall(frame)
         sock.shutdown(socket.SHUT_WR)
-        while sock.recv(1 << 10):
-            pass
+        with contextlib.suppress(ConnectionResetError):
+            while sock.recv(1 << 10):
+                pass
     assert manager._number_of_objects() == 0
 
 

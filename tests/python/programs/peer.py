@@ -1,6 +1,7 @@
 """A manager of the standard module, or a client of one. (Knows nothing of broody.)"""
 
 import sys
+from multiprocessing import current_process
 from multiprocessing.managers import SyncManager
 
 KEY = b"a key"
@@ -29,6 +30,8 @@ def use(port):
 
 
 if __name__ == "__main__":
+    # The standard module looks for the key of a proxy within an answer nowhere else.
+    current_process().authkey = KEY
     if sys.argv[1] == "serve":
         serve()
     else:
