@@ -467,7 +467,6 @@ def test_a_server_of_the_standard_module():
         numbers = manager.list([1, 2])
         numbers.append(3)
         assert list(numbers) == [1, 2, 3]
-        assert list(manager.list([numbers])[0]) == [1, 2, 3]
         assert manager._number_of_objects() == 1
         peer.process.terminate()
 

@@ -1,7 +1,6 @@
 """A manager of the standard module, or a client of one. (Knows nothing of broody.)"""
 
 import sys
-from multiprocessing import current_process
 from multiprocessing.managers import SyncManager
 
 KEY = b"a key"
@@ -23,15 +22,13 @@ def use(port):
     numbers.append(3)
     queue = manager.Queue()
     queue.put(sum(numbers))
-    shared = manager.dict(numbers=numbers)
+    shared = manager.dict(numbers=list(numbers))
     print(queue.get(), list(shared.keys()), sum(shared["numbers"]), flush=True)
     del numbers, queue, shared
     print(manager._number_of_objects(), flush=True)
 
 
 if __name__ == "__main__":
-    # The standard module looks for the key of a proxy within an answer nowhere else.
-    current_process().authkey = KEY
     if sys.argv[1] == "serve":
         serve()
     else:
