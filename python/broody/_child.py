@@ -5,6 +5,8 @@ import sys
 
 from . import _broody, _runtime
 
+__all__ = []
+
 
 def begin():
     """The main function of a new interpreter: the fork server, or a child of `spawn`."""

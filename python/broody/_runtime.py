@@ -7,6 +7,8 @@ from pathlib import Path
 
 from . import _broody
 
+__all__ = []
+
 SUPERVISOR = Path(__file__).with_name("broody-supervisor")
 
 # The start methods that the engine has been prepared for.

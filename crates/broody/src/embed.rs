@@ -25,10 +25,12 @@ use broody_os::fork::{self, Fork};
 use serde::de::{DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::context::Context;
 use crate::function::FunctionId;
 use crate::handle::{self, Outgoing};
 use crate::process::{Launch, Process, StartMethod, fork_this_process, take_all_own_descriptors};
 pub use crate::queue::{Buffer, MessageQueue, OwnBuffer, Received};
+use crate::supervisor::link::Kind;
 use crate::supervisor::{child, server};
 use crate::{Result, Slice, boot, codec};
 
@@ -109,6 +111,14 @@ pub unsafe fn role() -> Option<Role> {
     // SAFETY: the caller's.
     unsafe { environment::take_variable(boot::VARIABLE) };
     Some(role)
+}
+
+/// The pid of the template, which is started if there is none.
+///
+/// # Errors
+/// As [`spawn`](crate::spawn).
+pub fn template_pid() -> Result<broody_os::Pid> {
+    Ok(Context::current().link(Kind::Template)?.pid())
 }
 
 /// A process that children of `forkserver` are forked from.
