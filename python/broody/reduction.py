@@ -19,15 +19,32 @@ HAVE_SEND_HANDLE = True
 ACKNOWLEDGE = True
 
 
+class _Reducers:
+    """What a pickler looks reducers up in: its own first, then those of `copyreg`."""
+
+    def __init__(self, own):
+        self._own = own
+
+    def __getitem__(self, type):
+        reduce = self._own.get(type)
+        return copyreg.dispatch_table[type] if reduce is None else reduce
+
+    def get(self, type, default=None):
+        return self._own.get(type) or copyreg.dispatch_table.get(type, default)
+
+
 class ForkingPickler(pickle.Pickler):
     """A pickler with reducers of its own, for objects that only broody can send."""
 
     _extra_reducers = {}
     _copyreg_dispatch_table = copyreg.dispatch_table
+    # Of the class and not of each pickler: most messages are so small that making a table would take longer than pickling them.
+    dispatch_table = _Reducers(_extra_reducers)
 
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.dispatch_table = {**self._copyreg_dispatch_table, **self._extra_reducers}
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "dispatch_table" not in cls.__dict__:
+            cls.dispatch_table = _Reducers(cls._extra_reducers)
 
     @classmethod
     def register(cls, type, reduce):

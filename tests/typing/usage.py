@@ -4,10 +4,12 @@ import ctypes
 from typing import assert_type
 
 import broody
+from broody import connection
 from broody.pool import AsyncResult, Pool
 from broody.queues import Queue
 from broody.sharedctypes import Value
 from broody.synchronize import Barrier, Condition, Lock
+from broody.shared_memory import ShareableList, SharedMemory
 
 
 def square(x: int) -> float:
@@ -37,3 +39,11 @@ def main() -> None:
     with count:
         count.value += 1
     assert_type(Barrier(2).wait(1.5), int)
+    ours, theirs = broody.Pipe()
+    assert_type(ours.recv_bytes(10), bytes)
+    assert_type(connection.wait([ours, theirs], 1), list[connection.Connection])
+    with connection.Listener(("localhost", 0), authkey=b"key") as listener, listener.accept() as conn:
+        conn.send_bytes(bytearray(10), 1, size=2)
+    memory = SharedMemory(create=True, size=10, track=False)
+    assert_type(memory.buf, memoryview)
+    assert_type(ShareableList(["a"])[0], str)

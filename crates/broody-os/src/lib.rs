@@ -10,6 +10,8 @@
 //! | [`fork`] | forking, and what a forked child has to put right |
 //! | [`signals`] | masks and dispositions |
 //! | [`socket`] | message sockets that pass descriptors and credentials |
+//! | [`handover`] | descriptors for whoever asks with the right token |
+//! | [`stream`] | bytes through pipes and stream sockets, without waiting or with |
 //! | [`memory`] | anonymous sealed memory and its mappings |
 //! | [`sparse`] | one large anonymous file of which pieces are reserved and given back |
 //! | [`named`] | shared memory with a name, which goes with its last user |
@@ -28,6 +30,7 @@ pub mod environment;
 pub mod events;
 pub mod fork;
 pub mod futex;
+pub mod handover;
 pub mod image;
 pub mod interrupt;
 pub mod limits;
@@ -38,6 +41,7 @@ pub mod proc;
 pub mod signals;
 pub mod socket;
 pub mod sparse;
+pub mod stream;
 pub mod wait;
 
 pub use error::{Error, NO_SUCH_PROCESS, Result};

@@ -138,6 +138,11 @@ impl AsFd for NamedFile {
     }
 }
 
+/// The number of the file that has this name, if there is one.
+pub fn number(name: &str) -> Option<u64> {
+    number_of(name).filter(|_| is_valid(name))
+}
+
 fn number_of(name: &str) -> Option<u64> {
     rustix::fs::lstat(path(name)).ok().map(|stat| stat.st_ino)
 }
@@ -152,6 +157,11 @@ pub fn remove_if_unused(name: &str, number: u64) -> bool {
     let alone = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
     // Nobody can become a user while the lock is held for oneself.
     alone && number_of(name) == Some(number) && remove(name).is_ok()
+}
+
+/// Removes the name if it is that of the file with this number, whoever uses the file. Whether it was removed.
+pub fn remove_file(name: &str, number: u64) -> bool {
+    is_valid(name) && number_of(name) == Some(number) && remove(name).is_ok()
 }
 
 /// Removes the name, whoever uses the file.

@@ -9,10 +9,7 @@ use pyo3::types::PyTuple;
 pub(crate) fn exception(py: Python<'_>, error: Error) -> PyErr {
     let text = error.to_string();
     let made = match error {
-        Error::Os(error) => match error.errno() {
-            Some(errno) => Ok(PyOSError::new_err((errno, text))),
-            None => Ok(PyOSError::new_err(text)),
-        },
+        Error::Os(error) => Ok(os_error(error)),
         Error::Invalid { what } => Ok(PyValueError::new_err(what)),
         Error::Start { .. } | Error::SupervisorStart { .. } => Ok(PyOSError::new_err(text)),
         Error::PoolClosed => Ok(PyValueError::new_err("Pool not running")),
@@ -32,6 +29,14 @@ pub(crate) fn exception(py: Python<'_>, error: Error) -> PyErr {
         _ => Ok(PyRuntimeError::new_err(text)),
     };
     made.unwrap_or_else(|error| error)
+}
+
+/// The exception that stands for a failed system call.
+pub(crate) fn os_error(error: broody_os::Error) -> PyErr {
+    match error.errno() {
+        Some(errno) => PyOSError::new_err((errno, error.to_string())),
+        None => PyOSError::new_err(error.to_string()),
+    }
 }
 
 /// One of those in `broody.exceptions`.

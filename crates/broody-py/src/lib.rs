@@ -3,6 +3,7 @@
 //! Waiting, framing, dispatch and state are the engine's. What is here turns its calls into Python's: arguments, exceptions, the GIL, and
 //! signals, whose handlers run in Python only between waits. The modules of `python/broody` give all of it the names that users know.
 
+mod connection;
 mod errors;
 mod messages;
 mod pickling;
@@ -10,6 +11,8 @@ mod pool;
 mod process;
 mod runtime;
 mod shared;
+mod shared_memory;
+mod sharer;
 mod sync;
 mod tasks;
 mod waiting;
@@ -19,6 +22,8 @@ use pyo3::prelude::*;
 /// The engine of the package `broody`.
 #[pymodule]
 mod _broody {
+    #[pymodule_export]
+    use super::connection::{Connection, pipe, wait_for_any};
     #[pymodule_export]
     use super::messages::{Queue, SimpleQueue};
     #[pymodule_export]
@@ -31,6 +36,10 @@ mod _broody {
     use super::runtime::{Template, exit_now, install, resume, role, variables};
     #[pymodule_export]
     use super::shared::{Guarded, GuardedField, Memory};
+    #[pymodule_export]
+    use super::shared_memory::{NamedMemory, forget_name, keep_name, remove_name};
+    #[pymodule_export]
+    use super::sharer::{close_desk, leave_descriptor, take_descriptor};
     #[pymodule_export]
     use super::sync::{Barrier, Condition, Event, Lock, RLock, Semaphore};
 }

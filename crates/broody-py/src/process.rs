@@ -69,7 +69,7 @@ pub(crate) fn start(
     name: &str,
     daemon: bool,
     encode: &Bound<'_, PyAny>,
-    descriptors: Vec<RawFd>,
+    descriptors: &Bound<'_, PyAny>,
 ) -> PyResult<Child> {
     let method = match method {
         "spawn" => StartMethod::Spawn,
@@ -77,6 +77,8 @@ pub(crate) fn start(
         _ => return Err(PyValueError::new_err(format!("cannot find start method {method:?}"))),
     };
     let argument = encoded(encode)?;
+    // After that: encoding is what finds them.
+    let descriptors: Vec<RawFd> = descriptors.extract()?;
     // SAFETY: the caller keeps them open during this call.
     let descriptors: Vec<_> = descriptors.iter().map(|fd| unsafe { BorrowedFd::borrow_raw(*fd) }).collect();
     let how = Start { name, daemon, method, descriptors: &descriptors };

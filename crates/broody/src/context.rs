@@ -195,9 +195,9 @@ impl Context {
         }
     }
 
-    /// The supervisor was ended from outside: if there are children of `fork`, which live on, they get a new one.
+    /// The supervisor was ended from outside: if there are children of `fork`, which live on, they get a new one, and so do names.
     pub(crate) fn supervisor_lost(&self) {
-        if lock(&self.children).values().any(|child| child.needs_adoption()) {
+        if embed::needs_supervisor() || lock(&self.children).values().any(|child| child.needs_adoption()) {
             // If it cannot be had, the next start says so.
             let _ = self.living_link();
         }

@@ -18,7 +18,7 @@ use std::cell::RefCell;
 use std::ffi::OsString;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 
 use broody_os::environment;
 use broody_os::fork::{self, Fork};
@@ -250,6 +250,33 @@ pub fn encode_handle<T: Serialize>(object: &T) -> Result<Vec<u8>> {
 /// [`Invalid`](crate::Error::Invalid) for bytes of something else, of another program, or of an object that is gone.
 pub fn decode_handle<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     codec::decode(bytes).map_err(|what| crate::Error::Invalid { what })
+}
+
+/// The name of a file in /dev/shm becomes this program's: it is removed when the program has ended, however it does. The file with this number may get
+/// its name after this.
+///
+/// # Errors
+/// [`Memory`](crate::Error::Memory) when there is no room for it; what the start of a supervisor refuses, who is to remove it.
+pub fn keep_name(number: u64, name: &str) -> Result<()> {
+    crate::context::Context::current().living_link()?;
+    KEEPS_NAMES.store(true, Ordering::Relaxed);
+    Ok(crate::memory::arena()?.keep_name(number, name)?)
+}
+
+/// The name is not this program's any more.
+///
+/// # Errors
+/// [`Memory`](crate::Error::Memory) when shared memory is not to be had, which it was by [`keep_name`].
+pub fn forget_name(number: u64, name: &str) -> Result<()> {
+    Ok(crate::memory::arena()?.forget_name(number, name)?)
+}
+
+/// Whether this process has made names the program's.
+static KEEPS_NAMES: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process has something that only a supervisor will clean up.
+pub(crate) fn needs_supervisor() -> bool {
+    KEEPS_NAMES.load(Ordering::Relaxed)
 }
 
 /// How a process is to be started.

@@ -5,7 +5,7 @@
 
 #![allow(unsafe_code)]
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use broody_os::{fork, limits};
@@ -20,6 +20,9 @@ static PROGRAM: OnceLock<&'static Arena> = OnceLock::new();
 /// Whether this process was exec'ed with the arena's descriptor at its place.
 static INHERITED: AtomicBool = AtomicBool::new(false);
 
+/// The process that made the arena, in it and in its forks.
+static MAKER: AtomicI32 = AtomicI32::new(0);
+
 /// The program's arena, made if this is the first process to ask.
 pub(crate) fn arena() -> Result<&'static Arena> {
     if let Some(arena) = PROGRAM.get() {
@@ -31,9 +34,17 @@ pub(crate) fn arena() -> Result<&'static Arena> {
         // it, and the descriptor, which is never closed, has two owners that are never dropped.
         Arena::open(unsafe { fork::inherited(ARENA) }?)?
     } else {
-        Arena::create(random_number())?
+        let arena = Arena::create(random_number())?;
+        // Relaxed: this process alone looks at it.
+        MAKER.store(fork::pid(), Ordering::Relaxed);
+        arena
     };
     Ok(PROGRAM.get_or_init(|| arena))
+}
+
+/// Whether this process has made the arena: it is the first one of the program.
+pub(crate) fn is_maker() -> bool {
+    MAKER.load(Ordering::Relaxed) == fork::pid()
 }
 
 /// The arena, if this process has used it.

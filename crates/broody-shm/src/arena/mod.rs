@@ -13,6 +13,7 @@
 //! | [`local`] | what a process knows of its own, and what its forks inherit |
 //! | [`mappings`] | pages that a process has mapped and lets others use again |
 //! | [`held`] | a process's own handle on an object |
+//! | [`names`] | files with names that go with the program |
 //! | [`transit`] | handles on their way to another process |
 //! | [`waiters`] | who sleeps where, and the broadcast after a death |
 //! | [`recovery`] | what is put right when a process has died |
@@ -31,6 +32,7 @@ mod holds;
 mod layout;
 mod local;
 mod mappings;
+mod names;
 mod objects;
 mod pages;
 mod recovery;

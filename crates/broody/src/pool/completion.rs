@@ -60,7 +60,10 @@ impl<'a> Locked<'a> {
     /// Gives the lock back, waits for `change`, at most until `deadline`, and takes it again.
     pub(super) fn wait(mut self, change: &Condvar, deadline: Option<Instant>) -> Locked<'a> {
         if let Some(schedule) = self.schedule.take() {
-            debug_assert!(DUE.try_with(|due| due.borrow().is_empty()).unwrap_or(true), "who waits has delivered nothing");
+            debug_assert!(
+                DUE.try_with(|due| due.borrow().is_empty()).unwrap_or(true),
+                "who waits has delivered nothing"
+            );
             let poisoned = std::sync::PoisonError::into_inner;
             let limit = deadline
                 .map_or(LOOK, |deadline| deadline.saturating_duration_since(Instant::now()).min(LOOK));

@@ -97,7 +97,8 @@ impl Link {
         // A program that has no room for shared memory can start processes all the same.
         let arena = memory::arena().map_or(requests.as_fd(), |arena| arena.descriptor());
         let descriptors = [ours.as_fd(), requests.as_fd(), arena];
-        protocol::send(&requests, &Request::Hello, program_name().as_bytes(), &descriptors, true)?;
+        let hello = Request::Hello { is_first: memory::is_maker() };
+        protocol::send(&requests, &hello, program_name().as_bytes(), &descriptors, true)?;
 
         let (executable, arguments, token) = program(kind);
         let failed = |reason: String| Error::SupervisorStart { executable: executable.clone(), reason };

@@ -28,7 +28,10 @@ pub(crate) const LONGEST: usize = 2 * INLINE + 4;
 pub(crate) enum Request {
     /// The first message. Raw: the program's name. Descriptors: the host's pidfd, the sending end of the request socket, for children, and the
     /// program's shared memory (or, where it could not be made, anything).
-    Hello,
+    Hello {
+        /// The host has made the shared memory: with it, the program is over. Another one is a child that has a supervisor of its own.
+        is_first: bool,
+    },
     /// Start a process. Descriptors: the channel, then those that [`Start`] lists. Raw: the argument.
     Start(Start),
     /// `pid` is a forked child of `parent` (one of them is the sender): end it when the program dies. Descriptors: its pidfd.

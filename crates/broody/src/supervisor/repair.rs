@@ -14,6 +14,9 @@ use crate::memory;
 /// How long the supervisor waits for the arena's lock. Who has it needs some microseconds of CPU time.
 const PATIENCE: Duration = Duration::from_millis(5);
 
+/// The same, where there is nothing else to do any more.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
+
 /// When what could not be done is tried again.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -99,10 +102,14 @@ impl Repairs {
         self.end_holds();
     }
 
-    /// Every process of the program has ended, but perhaps the host, which waits for this: what still has a name loses it.
-    pub(super) fn last(&mut self) {
+    /// Every process below the host has ended, but perhaps the host itself, which waits for this, and those that were detached. If that `is_all` of
+    /// the program, what still has a name loses it.
+    pub(super) fn last(&mut self, is_all: bool) {
         if let Some(arena) = memory::existing_arena() {
             arena.recover_all(Deadline::after(PATIENCE));
+            if is_all {
+                arena.remove_names(Deadline::after(LAST_PATIENCE));
+            }
         }
     }
 

@@ -115,6 +115,8 @@ pub(crate) struct Server {
     scan_at: Option<Instant>,
     /// Whoever waits for the end of everything.
     quitting: Option<OwnedFd>,
+    /// The program is over with the host: its names go then.
+    is_first: bool,
 }
 
 impl Server {
@@ -142,8 +144,12 @@ impl Server {
         }
         let refused =
             || broody_os::Error::new("recvmsg", std::io::Error::from(std::io::ErrorKind::InvalidData));
-        let Arrived::Message(Message { header: Request::Hello, raw: name, descriptors, sender: Some(host) }) =
-            protocol::receive::<Request>(&requests, true)?
+        let Arrived::Message(Message {
+            header: Request::Hello { is_first },
+            raw: name,
+            descriptors,
+            sender: Some(host),
+        }) = protocol::receive::<Request>(&requests, true)?
         else {
             return Err(refused());
         };
@@ -184,6 +190,7 @@ impl Server {
             repairs: Repairs::new(),
             scan_at: None,
             quitting: None,
+            is_first,
         })
     }
 
@@ -262,7 +269,7 @@ impl Server {
                     self.host_gone = true;
                     return Ok(());
                 }
-                Request::Quit | Request::Hello => {}
+                Request::Quit | Request::Hello { .. } => {}
             }
         }
     }
@@ -445,7 +452,7 @@ impl Server {
             events::poll(&[self.ends.as_fd()], Some(Instant::now() + Duration::from_millis(2)))?;
         }
         self.scan_at = None;
-        self.repairs.last();
+        self.repairs.last(self.is_first && self.is_alone());
         if let Some(asker) = self.quitting.take() {
             tell(&asker, &Notice::Gone);
         }

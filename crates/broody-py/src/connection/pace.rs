@@ -1,0 +1,86 @@
+//! Whether to look for a while before going to sleep.
+//!
+//! To sleep and be woken costs more than a short message does. Where answers come at once, and there is a CPU for the other side to make them on,
+//! a receiver looks again and again for some microseconds first. Where that was in vain, the other side had perhaps to wait for this very CPU: then it
+//! sleeps at once, and tries to look only after a number of short sleeps, more of them each time.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// The longest look, and what a short sleep is. More than a process needs to be woken and to answer.
+const LONGEST: Duration = Duration::from_micros(20);
+
+/// After how many short sleeps the first look is tried, and after how many at most.
+const FIRST: u32 = 4;
+const LAST: u32 = 1 << 14;
+
+/// What was learnt.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// How many short sleeps are left until a look is tried.
+    left: AtomicU32,
+    /// How many there are after the next look that is in vain.
+    next: AtomicU32,
+}
+
+/// One wait.
+pub(super) struct Wait {
+    begun: Instant,
+    looks: bool,
+    looked: bool,
+    found: bool,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { left: AtomicU32::new(FIRST), next: AtomicU32::new(FIRST) }
+    }
+}
+
+// Relaxed throughout: it is a guess.
+impl Pace {
+    pub(super) fn begin(&self) -> Wait {
+        let looks = self.left.load(Ordering::Relaxed) == 0;
+        Wait { begun: Instant::now(), looks, looked: false, found: false }
+    }
+
+    /// The wait is over.
+    pub(super) fn learn(&self, wait: Wait) {
+        if wait.found {
+            self.next.store(FIRST, Ordering::Relaxed);
+        } else if wait.looked {
+            let next = self.next.load(Ordering::Relaxed);
+            self.left.store(next, Ordering::Relaxed);
+            self.next.store((next * 4).min(LAST), Ordering::Relaxed);
+        } else if wait.begun.elapsed() <= LONGEST && may_look() {
+            self.left.store(self.left.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Whether there may be a CPU for the other side.
+fn may_look() -> bool {
+    static MORE_THAN_ONE: OnceLock<bool> = OnceLock::new();
+    *MORE_THAN_ONE.get_or_init(|| broody_os::limits::cpu_count() > 1)
+}
+
+impl Wait {
+    /// Calls `attempt` until it gives something or the look is over; once a wait, and only where that pays.
+    pub(super) fn look<T>(&mut self, attempt: &mut impl FnMut() -> Option<T>) -> Option<T> {
+        if !std::mem::take(&mut self.looks) {
+            return None;
+        }
+        self.looked = true;
+        loop {
+            if let Some(value) = attempt() {
+                self.found = true;
+                return Some(value);
+            }
+            if self.begun.elapsed() >= LONGEST {
+                return None;
+            }
+            std::hint::spin_loop();
+        }
+    }
+}

@@ -1,0 +1,9 @@
+from typing import SupportsIndex
+
+__all__ = ["stop", "DupFd"]
+
+class DupFd:
+    def __init__(self, fd: SupportsIndex) -> None: ...
+    def detach(self) -> int: ...
+
+def stop(timeout: float | None = None) -> None: ...
