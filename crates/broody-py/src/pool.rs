@@ -12,7 +12,7 @@ use pyo3::types::PyDict;
 
 use crate::errors::exception;
 use crate::process::encoded;
-use crate::tasks::{self, Answer, Maker};
+use crate::tasks::{self, Answer};
 use crate::waiting;
 
 /// A pool of workers. The class `broody.pool.Pool` gives it the face that Python's users know.
@@ -101,7 +101,7 @@ impl Pool {
         keywords: &Bound<'_, PyAny>,
         terms: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Pending> {
-        let task = Maker::new(py)?.call(function, arguments, keywords)?;
+        let task = tasks::call(function, arguments, keywords)?;
         self.hand_in(py, vec![task], terms)
     }
 
@@ -115,11 +115,10 @@ impl Pool {
         chunk_size: usize,
         terms: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Pending> {
-        let maker = Maker::new(py)?;
-        let head = maker.head(function, star, chunk_size)?;
+        let head = tasks::head(function, star, chunk_size)?;
         let mut items = items.try_iter()?;
         let mut tasks = Vec::new();
-        while let Some(task) = maker.chunk(&head, &mut items, chunk_size)? {
+        while let Some(task) = tasks::chunk(&head, &mut items, chunk_size)? {
             tasks.push(task);
         }
         self.hand_in(py, tasks, terms)
@@ -261,7 +260,7 @@ impl Pending {
             None => Ok(None),
             Some(Err(error)) => Err(exception(py, error)),
             Some(Ok(answers)) => {
-                answers.iter().map(|answer| answer.open(py)).collect::<PyResult<_>>().map(Some)
+                answers.into_iter().map(|answer| answer.open(py)).collect::<PyResult<_>>().map(Some)
             }
         }
     }
