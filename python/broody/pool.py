@@ -277,7 +277,8 @@ class Pool:
             iterable = list(iterable)
         if chunksize is None:
             chunksize, extra = divmod(len(iterable), self._processes * 4)
-            chunksize += bool(extra)
+            # Of very many items the first ones are run while the next ones are pickled.
+            chunksize = min(chunksize + bool(extra), _LONGEST_CHUNK)
         return iterable, max(chunksize, 1)
 
     def _map_now(self, func, iterable, star, chunksize, terms):
@@ -342,6 +343,10 @@ class Pool:
     def stats(self):
         """How the pool stands, and what it has done: numbers by name."""
         return self._engine.stats()
+
+
+# Of how many items a chunk is at most, where the caller does not say.
+_LONGEST_CHUNK = 10_000
 
 
 def _end(engine):

@@ -31,6 +31,13 @@ const LONG_BYTEARRAY: u8 = 8;
 /// Followed by a number of handles on buffers, each after its length, and the pickle.
 const PICKLE_AND_BUFFERS: u8 = 9;
 
+/// A list of numbers of one kind, eight bytes each.
+const INTS: u8 = 10;
+const FLOATS: u8 = 11;
+
+/// From so many items on a list is looked at for whether it is one of numbers.
+const MANY: usize = 16;
+
 /// From so many bytes on a buffer goes beside its message.
 const LONG: usize = 48 * 1024;
 
@@ -83,7 +90,54 @@ pub(crate) fn with_message<R>(
         let made = Encoded::new(|| long_message(LONG_BYTEARRAY, unsafe { bytes.as_bytes() }));
         return made.map(|message| put(Message::Encoded(&message)));
     }
+    if let Ok(list) = object.cast_exact::<PyList>()
+        && list.len() >= MANY
+        && let Some(message) = numbers(list)
+    {
+        return Ok(put(Message::Plain(&message)));
+    }
     pickled(object, put)
+}
+
+/// The message of a list of ints or of floats.
+fn numbers(list: &Bound<'_, PyList>) -> Option<Vec<u8>> {
+    let first = list.get_item(0).ok()?;
+    let mut message = Vec::with_capacity(1 + 8 * list.len());
+    if first.is_exact_instance_of::<PyInt>() {
+        message.push(INTS);
+        for item in list {
+            if !item.is_exact_instance_of::<PyInt>() {
+                return None;
+            }
+            // SAFETY: it is an int, and this thread has the GIL.
+            let number = unsafe { ffi::PyLong_AsLongLong(item.as_ptr()) };
+            if number == -1 && PyErr::take(list.py()).is_some() {
+                return None;
+            }
+            message.extend_from_slice(&number.to_ne_bytes());
+        }
+    } else if first.is_exact_instance_of::<PyFloat>() {
+        message.push(FLOATS);
+        for item in list {
+            message.extend_from_slice(&item.cast_exact::<PyFloat>().ok()?.value().to_ne_bytes());
+        }
+    } else {
+        return None;
+    }
+    Some(message)
+}
+
+/// The list of such a message.
+fn listed<'py, T: IntoPyObject<'py>>(
+    py: Python<'py>,
+    bytes: &[u8],
+    number: impl Fn([u8; 8]) -> T,
+) -> PyResult<Bound<'py, PyAny>> {
+    let (numbers, rest) = bytes.as_chunks::<8>();
+    if !rest.is_empty() {
+        return Err(damaged("it is cut"));
+    }
+    Ok(PyList::new(py, numbers.iter().map(|bytes| number(*bytes)))?.into_any())
 }
 
 /// `object` as a message, behind other bytes.
@@ -362,6 +416,8 @@ pub(crate) fn short<'py>(py: Python<'py>, message: &[u8]) -> Option<Short<'py>> 
             .map_err(damaged)
             .and_then(|number| f64::from_ne_bytes(number).into_bound_py_any(py)),
         NONE => Ok(py.None().into_bound(py)),
+        INTS => listed(py, rest, i64::from_ne_bytes),
+        FLOATS => listed(py, rest, f64::from_ne_bytes),
         BOOL => (rest == [1]).into_bound_py_any(py),
         _ => return None,
     };

@@ -59,15 +59,15 @@ pub(crate) fn chunk(
     items: &mut Bound<'_, PyIterator>,
     size: usize,
 ) -> PyResult<Option<Encoded>> {
-    let Some(first) = items.next().transpose()? else { return Ok(None) };
     if size == 1 {
-        return pickling::encode(&first, head).map(Some);
+        let item = items.next().transpose()?;
+        return item.map(|item| pickling::encode(&item, head)).transpose();
     }
-    let chunk = PyList::new(items.py(), [&first])?;
-    for item in items.take(size - 1) {
-        chunk.append(item?)?;
-    }
-    pickling::encode(&chunk, head).map(Some)
+    static SLICE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let py = items.py();
+    let slice = SLICE.import(py, "itertools", "islice")?.call1((&*items, size))?;
+    let chunk = py.get_type::<PyList>().call1((slice,))?;
+    if chunk.is_truthy()? { pickling::encode(&chunk, head).map(Some) } else { Ok(None) }
 }
 
 /// Whether a function's pickle says only where it is to be found.
