@@ -286,7 +286,7 @@ class Pool:
         if chunksize == 1:
             return MapResult(self._engine.map(func, iterable, star, 1, _terms(**terms)), 1).get()
         # Workers run the first chunks while the next ones are pickled.
-        stream = self._engine.imap(func, iterable, star, chunksize, True, _terms(**terms))
+        stream = self._engine.imap(func, iterable, star, chunksize, True, None, _terms(**terms))
         results, failure = [], None
         while True:
             try:
@@ -306,18 +306,23 @@ class Pool:
         return MapResult(pending, chunksize, callback, error_callback)
 
     def imap(self, func, iterable, chunksize=1, *, buffersize=None, **terms):
-        """An iterator over the results, in the items' order. Items are taken as results are asked for, only as far ahead as the workers need."""
-        return self._imap(IMapIterator, func, iterable, chunksize, True, terms)
+        """An iterator over the results, in the items' order. Items are taken as results are asked for, only as far ahead as the workers need, and at most
+        `buffersize` of them."""
+        return self._imap(IMapIterator, func, iterable, chunksize, True, buffersize, terms)
 
     def imap_unordered(self, func, iterable, chunksize=1, *, buffersize=None, **terms):
         """As `imap`, each result as soon as it is there."""
-        return self._imap(IMapUnorderedIterator, func, iterable, chunksize, False, terms)
+        return self._imap(IMapUnorderedIterator, func, iterable, chunksize, False, buffersize, terms)
 
-    def _imap(self, kind, func, iterable, chunksize, ordered, terms):
+    def _imap(self, kind, func, iterable, chunksize, ordered, buffersize, terms):
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
-        return kind(self._engine.imap(func, iterable, False, chunksize, ordered, _terms(**terms)), chunksize)
+        if buffersize is not None and buffersize < 1:
+            raise ValueError(f"buffersize must be None or 1+, not {buffersize:n}")
+        chunks = None if buffersize is None else max(buffersize // chunksize, 1)
+        stream = self._engine.imap(func, iterable, False, chunksize, ordered, chunks, _terms(**terms))
+        return kind(stream, chunksize)
 
     # The end
 
@@ -569,8 +574,8 @@ class _Threads:
             self.tasks.put(lambda index=index, run=run: pending.run(index, run))
         return pending
 
-    def imap(self, function, items, star, chunk_size, ordered, terms):
-        return _Streamed(self, function, star, iter(items), chunk_size, ordered)
+    def imap(self, function, items, star, chunk_size, ordered, most, terms):
+        return _Streamed(self, function, star, iter(items), chunk_size, ordered, most)
 
     def worker_pids(self):
         return [os.getpid()]
@@ -657,10 +662,10 @@ class _Gathered:
 class _Streamed:
     """Answers as they come, of tasks that are handed in as they are asked for."""
 
-    def __init__(self, threads, function, star, items, size, ordered):
+    def __init__(self, threads, function, star, items, size, ordered, most):
         self.threads, self.function, self.star = threads, function, star
         self.items, self.size, self.ordered = items, size, ordered
-        self.window = 2 * len(threads.threads)
+        self.window = most or 2 * len(threads.threads)
         self.waiting = []
         self.failure = None
 

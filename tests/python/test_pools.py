@@ -188,6 +188,31 @@ def test_imap_takes_only_what_it_needs(pool):
     assert pool.apply(square, (3,)) == 9
 
 
+def test_a_buffer_bounds_what_imap_takes(pool):
+    taken = itertools.count()
+    for iterate in (pool.imap, pool.imap_unordered):
+        results = iterate(square, (next(taken) for _ in itertools.count()), buffersize=3)
+        before = next(taken)
+        for number in range(1, 20):
+            next(results)
+            assert next(taken) - before <= 2 * number + 3
+        del results
+    with pytest.raises(ValueError):
+        pool.imap(square, [], buffersize=0)
+
+
+def test_exceptions_are_picklable():
+    import pickle
+
+    from broody import exceptions
+
+    lost = WorkerLostError._of(3, 4711, -9)
+    again = pickle.loads(pickle.dumps(lost))
+    assert (str(again), again.task, again.pid, again.exitcode) == (str(lost), 3, 4711, -9)
+    for name in exceptions.__all__:
+        assert issubclass(getattr(exceptions, name), Exception)
+
+
 def test_limits_of_tasks(ctx):
     with ctx.Pool(1, timeout=0.2) as pool:
         with pytest.raises(TaskTimeoutError) as told:

@@ -134,6 +134,7 @@ impl Pool {
         star: bool,
         chunk_size: usize,
         ordered: bool,
+        most: Option<usize>,
         terms: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Stream> {
         let options = options(terms)?;
@@ -146,7 +147,13 @@ impl Pool {
                 false => with.imap_unordered(tasks::run, source),
             }
         })
-        .map(|imap| Stream { imap: Mutex::new(Some(imap)), failure })
+        .map(|imap| {
+            let imap = match most {
+                Some(most) => imap.at_most(most),
+                None => imap,
+            };
+            Stream { imap: Mutex::new(Some(imap)), failure }
+        })
     }
 
     /// Takes no more tasks; the workers end when those there are are done.
