@@ -14,6 +14,7 @@ import traceback
 import warnings
 
 from . import TimeoutError, _broody, _runtime, get_context, process, util
+from ._broody import should_stop  # noqa: F401  (for tasks that can end early)
 
 __all__ = ["Pool", "ThreadPool"]
 
@@ -113,7 +114,8 @@ class Pool:
 
     Beyond the standard module's:
 
-    timeout, soft_timeout: how long a task may run, in seconds: then its worker is ended and it fails with `TaskTimeoutError`; it gets a signal.
+    timeout: how long a task may run, in seconds. Then its worker is ended, and it fails with `TaskTimeoutError`.
+    soft_timeout: after how many seconds a task is asked to stop: system calls are interrupted, and `broody.pool.should_stop()` is true in it.
     retries, backoff: how often a task is run again whose worker died; the seconds before the first retry, twice as many before each further one.
     memory_limit: how many bytes a task may take; then its worker is ended and it fails with `TaskMemoryError`.
     maxmemoryperchild: beyond so many bytes a worker is replaced.

@@ -225,6 +225,26 @@ def test_limits_of_tasks(ctx):
             pool.apply_async(grow, (200_000_000,), timeout=PATIENCE, memory_limit=50_000_000).get(PATIENCE)
 
 
+def obliging():
+    from broody.pool import should_stop
+
+    end = time.monotonic() + PATIENCE
+    while not should_stop() and time.monotonic() < end:
+        time.sleep(0.01)
+    return should_stop()
+
+
+def test_a_task_may_be_asked_to_stop(pool):
+    assert pool.apply_async(obliging, soft_timeout=0.1).get(PATIENCE) is True
+    assert pool.apply(should_not_stop) is False
+
+
+def should_not_stop():
+    from broody.pool import should_stop
+
+    return should_stop()
+
+
 def test_a_running_task_may_be_cancelled(pool):
     pid = pool.apply(os.getpid)
     assert pid in [worker.pid for worker in pool._pool]

@@ -29,7 +29,7 @@ mod _broody {
     #[pymodule_export]
     use super::pickling::forget_picklers;
     #[pymodule_export]
-    use super::pool::{Pending, Pool, Stream};
+    use super::pool::{Pending, Pool, Stream, should_stop};
     #[pymodule_export]
     use super::process::{Child, fork, own_descriptors, start};
     #[pymodule_export]

@@ -247,6 +247,12 @@ impl Drop for Pool {
     }
 }
 
+/// Whether the task that this process runs for a pool was asked to stop: its `soft_timeout` is over.
+#[pyfunction]
+pub(crate) fn should_stop() -> bool {
+    broody::should_stop()
+}
+
 /// Tasks that were handed in together.
 #[pyclass(frozen)]
 pub(crate) struct Pending(AsyncResult<Vec<Answer>>);
