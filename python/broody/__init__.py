@@ -49,7 +49,6 @@ log_to_stderr = _default.log_to_stderr
 set_executable = _default.set_executable
 set_forkserver_preload = _default.set_forkserver_preload
 set_start_method = _default.set_start_method
-reducer = _default.reducer
 
 SUBDEBUG = 5
 SUBWARNING = 25
@@ -65,6 +64,12 @@ __all__ = [
 # What a child of `spawn` knows as its main module is this one's `__main__`.
 if "__main__" in sys.modules:
     sys.modules["__mp_main__"] = sys.modules["__main__"]
+
+
+def __getattr__(name):
+    if name == "reducer":
+        return _default.reducer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def install():
