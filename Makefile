@@ -63,6 +63,10 @@ bench:
 	$(CARGO) build --release --package broody-bench
 	target/release/broody-bench > target/benchmarks.md
 	cp target/benchmarks.md docs/benchmarks.md
+	$(MAKE) $(VENV)/installed
+	$(VENV)/bin/python -m pip install --quiet numpy billiard loky pebble mpire faster-fifo
+	$(VENV)/bin/python benches/python/bench.py > target/benchmarks-python.md
+	cp target/benchmarks-python.md docs/benchmarks-python.md
 
 lint:
 	$(CARGO) fmt --all --check

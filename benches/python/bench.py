@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-ROUNDS = 3
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
 HERE = Path(__file__).resolve()
 
 # name: (peers beside the standard module, unit, whether more is better, goal)

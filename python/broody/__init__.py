@@ -49,7 +49,6 @@ log_to_stderr = _default.log_to_stderr
 set_executable = _default.set_executable
 set_forkserver_preload = _default.set_forkserver_preload
 set_start_method = _default.set_start_method
-reducer = _default.reducer
 
 SUBDEBUG = 5
 SUBWARNING = 25
@@ -58,13 +57,19 @@ __all__ = [
     "Array", "AuthenticationError", "Barrier", "BoundedSemaphore", "BufferTooShort", "Condition", "Event", "JoinableQueue",
     "Lock", "Manager", "Pipe", "Pool", "Process", "ProcessError", "Queue", "RLock", "RawArray", "RawValue", "Semaphore",
     "SimpleQueue", "TimeoutError", "Value", "active_children", "allow_connection_pickling", "cpu_count", "current_process",
-    "freeze_support", "get_all_start_methods", "get_context", "get_logger", "get_start_method", "log_to_stderr",
+    "freeze_support", "get_all_start_methods", "get_context", "get_logger", "get_start_method", "install", "log_to_stderr",
     "parent_process", "reducer", "set_executable", "set_forkserver_preload", "set_start_method",
 ]  # fmt: skip
 
 # What a child of `spawn` knows as its main module is this one's `__main__`.
 if "__main__" in sys.modules:
     sys.modules["__mp_main__"] = sys.modules["__main__"]
+
+
+def __getattr__(name):
+    if name == "reducer":
+        return _default.reducer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def install():

@@ -3,6 +3,8 @@
 import os
 import sys
 
+__all__ = []
+
 USAGE = "usage: python -m broody (script.py | -m module | -c command) [argument ...]"
 
 

@@ -5,6 +5,8 @@ import sys
 
 from . import _broody, _runtime
 
+__all__ = []
+
 
 def begin():
     """The main function of a new interpreter: the fork server, or a child of `spawn`."""
@@ -17,8 +19,17 @@ def begin():
         _preload()
         template.serve()
     elif role == "child":
-        _runtime.prepare()
-        sys.exit(_broody.resume())
+        code = _broody.resume()
+        # As in a fork: exit functions run, and nothing else of the interpreter's end, which takes its time.
+        import atexit
+
+        from . import util
+
+        try:
+            atexit._run_exitfuncs()
+            util._flush_std_streams()
+        finally:
+            _broody.exit_now(code)
     else:
         sys.exit("this command line is for processes that broody starts")
 

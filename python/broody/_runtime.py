@@ -1,13 +1,14 @@
 """What the engine has to know of the interpreter: how to start another one, and where its supervisor is."""
 
-import json
 import os
 import sys
-from pathlib import Path
 
 from . import _broody
 
-SUPERVISOR = Path(__file__).with_name("broody-supervisor")
+__all__ = []
+
+_FOLDER = os.path.dirname(os.path.abspath(__file__))
+SUPERVISOR = os.path.join(_FOLDER, "broody-supervisor")
 
 # The start methods that the engine has been prepared for.
 _prepared = set()
@@ -19,10 +20,12 @@ def prepare(method="fork"):
         arguments = command()
         template = list(arguments)
         if method == "forkserver":
+            import json
+
             from . import forkserver
 
             template.append(json.dumps(forkserver.settings()))
-        supervisor = os.environ.get("BROODY_SUPERVISOR", str(SUPERVISOR))
+        supervisor = os.environ.get("BROODY_SUPERVISOR", SUPERVISOR)
         _broody.install(supervisor, arguments[0], arguments, template)
         _prepared.add(method)
 
@@ -38,7 +41,7 @@ def command():
 
     from . import spawn
 
-    home = str(Path(__file__).parent.parent)
+    home = os.path.dirname(_FOLDER)
     # It must be this very build, wherever the path leads to. `begin` takes the folder off the path again.
     program = f"import sys; sys.path.insert(0, {home!r}); from broody._child import begin; begin()"
     return [spawn.get_executable(), *_args_from_interpreter_flags(), "-c", program, "--multiprocessing-fork"]

@@ -10,6 +10,8 @@ import traceback
 from . import context, process, reduction, spawn, util
 from .exceptions import TaskExitError
 
+__all__ = []
+
 
 class Begin:
     """What a pool's workers have to know before their first task."""

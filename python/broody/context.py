@@ -7,9 +7,20 @@ import os
 import sys
 import threading
 
-from . import process, reduction
+from . import process
 
 __all__ = ()
+
+
+def __getattr__(name):
+    # Imported when it is needed: programs pay for what they import of broody.
+    if name == "reduction":
+        if name not in globals():
+            from importlib import import_module
+
+            globals()[name] = import_module(".reduction", __package__)
+        return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class ProcessError(Exception):
@@ -206,7 +217,7 @@ class BaseContext:
     @property
     def reducer(self):
         """What objects are pickled with."""
-        return globals().get("reduction")
+        return __getattr__("reduction")
 
     @reducer.setter
     def reducer(self, reduction):

@@ -6,7 +6,7 @@ It is the engine's (its template): it starts with the first process that needs i
 import os
 import sys
 
-from . import _runtime
+from . import _broody, _runtime
 
 __all__ = ["ensure_running", "get_inherited_fds", "connect_to_new_process", "set_forkserver_preload"]
 
@@ -26,8 +26,28 @@ def set_forkserver_preload(modules_names, *, on_error="ignore"):
     _runtime.refresh()
 
 
+class ForkServer:
+    """The fork server, as far as the standard module shows it."""
+
+    @property
+    def _forkserver_pid(self):
+        return ensure_running()
+
+    @staticmethod
+    def ensure_running():
+        """See the function."""
+        ensure_running()
+
+    @staticmethod
+    def set_forkserver_preload(modules_names):
+        """See the function."""
+        set_forkserver_preload(modules_names)
+
+
 def ensure_running():
-    """Nothing to do: the first process that needs it starts it."""
+    """Starts it, if it does not run. The first process that needs it does that, too. Gives its pid."""
+    _runtime.prepare("forkserver")
+    return _broody.template_pid()
 
 
 def get_inherited_fds():
@@ -38,6 +58,9 @@ def get_inherited_fds():
 def connect_to_new_process(fds):
     """There is no way to a new process but `Process`."""
     raise NotImplementedError("broody's fork server takes no descriptors; start a Process")
+
+
+_forkserver = ForkServer()
 
 
 def settings():

@@ -14,6 +14,7 @@ import traceback
 import warnings
 
 from . import TimeoutError, _broody, _runtime, get_context, process, util
+from ._broody import should_stop  # noqa: F401  (for tasks that can end early)
 
 __all__ = ["Pool", "ThreadPool"]
 
@@ -113,7 +114,8 @@ class Pool:
 
     Beyond the standard module's:
 
-    timeout, soft_timeout: how long a task may run, in seconds: then its worker is ended and it fails with `TaskTimeoutError`; it gets a signal.
+    timeout: how long a task may run, in seconds. Then its worker is ended, and it fails with `TaskTimeoutError`.
+    soft_timeout: after how many seconds a task is asked to stop: system calls are interrupted, and `broody.pool.should_stop()` is true in it.
     retries, backoff: how often a task is run again whose worker died; the seconds before the first retry, twice as many before each further one.
     memory_limit: how many bytes a task may take; then its worker is ended and it fails with `TaskMemoryError`.
     maxmemoryperchild: beyond so many bytes a worker is replaced.
@@ -277,7 +279,8 @@ class Pool:
             iterable = list(iterable)
         if chunksize is None:
             chunksize, extra = divmod(len(iterable), self._processes * 4)
-            chunksize += bool(extra)
+            # Of very many items the first ones are run while the next ones are pickled.
+            chunksize = min(chunksize + bool(extra), _LONGEST_CHUNK)
         return iterable, max(chunksize, 1)
 
     def _map_now(self, func, iterable, star, chunksize, terms):
@@ -285,7 +288,7 @@ class Pool:
         if chunksize == 1:
             return MapResult(self._engine.map(func, iterable, star, 1, _terms(**terms)), 1).get()
         # Workers run the first chunks while the next ones are pickled.
-        stream = self._engine.imap(func, iterable, star, chunksize, True, _terms(**terms))
+        stream = self._engine.imap(func, iterable, star, chunksize, True, None, _terms(**terms))
         results, failure = [], None
         while True:
             try:
@@ -305,18 +308,23 @@ class Pool:
         return MapResult(pending, chunksize, callback, error_callback)
 
     def imap(self, func, iterable, chunksize=1, *, buffersize=None, **terms):
-        """An iterator over the results, in the items' order. Items are taken as results are asked for, only as far ahead as the workers need."""
-        return self._imap(IMapIterator, func, iterable, chunksize, True, terms)
+        """An iterator over the results, in the items' order. Items are taken as results are asked for, only as far ahead as the workers need, and at most
+        `buffersize` of them."""
+        return self._imap(IMapIterator, func, iterable, chunksize, True, buffersize, terms)
 
     def imap_unordered(self, func, iterable, chunksize=1, *, buffersize=None, **terms):
         """As `imap`, each result as soon as it is there."""
-        return self._imap(IMapUnorderedIterator, func, iterable, chunksize, False, terms)
+        return self._imap(IMapUnorderedIterator, func, iterable, chunksize, False, buffersize, terms)
 
-    def _imap(self, kind, func, iterable, chunksize, ordered, terms):
+    def _imap(self, kind, func, iterable, chunksize, ordered, buffersize, terms):
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
-        return kind(self._engine.imap(func, iterable, False, chunksize, ordered, _terms(**terms)), chunksize)
+        if buffersize is not None and buffersize < 1:
+            raise ValueError(f"buffersize must be None or 1+, not {buffersize:n}")
+        chunks = None if buffersize is None else max(buffersize // chunksize, 1)
+        stream = self._engine.imap(func, iterable, False, chunksize, ordered, chunks, _terms(**terms))
+        return kind(stream, chunksize)
 
     # The end
 
@@ -342,6 +350,10 @@ class Pool:
     def stats(self):
         """How the pool stands, and what it has done: numbers by name."""
         return self._engine.stats()
+
+
+# Of how many items a chunk is at most, where the caller does not say.
+_LONGEST_CHUNK = 10_000
 
 
 def _end(engine):
@@ -564,8 +576,8 @@ class _Threads:
             self.tasks.put(lambda index=index, run=run: pending.run(index, run))
         return pending
 
-    def imap(self, function, items, star, chunk_size, ordered, terms):
-        return _Streamed(self, function, star, iter(items), chunk_size, ordered)
+    def imap(self, function, items, star, chunk_size, ordered, most, terms):
+        return _Streamed(self, function, star, iter(items), chunk_size, ordered, most)
 
     def worker_pids(self):
         return [os.getpid()]
@@ -652,10 +664,10 @@ class _Gathered:
 class _Streamed:
     """Answers as they come, of tasks that are handed in as they are asked for."""
 
-    def __init__(self, threads, function, star, items, size, ordered):
+    def __init__(self, threads, function, star, items, size, ordered, most):
         self.threads, self.function, self.star = threads, function, star
         self.items, self.size, self.ordered = items, size, ordered
-        self.window = 2 * len(threads.threads)
+        self.window = most or 2 * len(threads.threads)
         self.waiting = []
         self.failure = None
 

@@ -14,6 +14,8 @@ RUN: str
 CLOSE: str
 TERMINATE: str
 
+def should_stop() -> bool: ...
+
 class _Terms(TypedDict, total=False):
     timeout: float | None
     soft_timeout: float | None

@@ -6,7 +6,6 @@ The engine starts, watches and reaps; what is here is what can only be Python's:
 
 import itertools
 import os
-import signal
 import sys
 import threading
 from _weakrefset import WeakSet
@@ -33,6 +32,15 @@ def active_children():
 def parent_process():
     """The process that started this one by `Process`; None in the first one."""
     return _parent_process
+
+
+def _exitcode_name(exitcode):
+    import signal
+
+    try:
+        return f"-{signal.Signals(-exitcode).name}"
+    except ValueError:
+        return exitcode
 
 
 def _cleanup():
@@ -226,7 +234,7 @@ class BaseProcess:
             words.append(f"pid={self._popen.pid}")
         words += [f"parent={self._parent_pid}", status]
         if status == "stopped":
-            words.append(f"exitcode={_exitcode_to_name.get(exitcode, exitcode)}")
+            words.append(f"exitcode={_exitcode_name(exitcode)}")
         if self.daemon:
             words.append("daemon")
         return f"<{' '.join(words)}>"
@@ -383,4 +391,3 @@ _process_counter = itertools.count(1)
 _children = set()
 # Process objects that have not been collected; for tests that look for leaks.
 _dangling = WeakSet()
-_exitcode_to_name = {-number: f"-{number.name}" for number in signal.Signals}

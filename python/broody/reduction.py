@@ -62,6 +62,8 @@ class ForkingPickler(pickle.Pickler):
     loads = pickle.loads
 
 
+# Programs put picklers of their own in its place.
+_ForkingPickler = ForkingPickler
 register = ForkingPickler.register
 
 

@@ -1,7 +1,6 @@
 """What a new process has to be told to be like its parent, and how it becomes so."""
 
 import os
-import runpy
 import sys
 import types
 
@@ -154,6 +153,8 @@ def _fixup_main_from_name(name):
     # `python -m package` has a main module without a guard, that does nothing else; and a fork server may have it already.
     if name == "__main__" or name.endswith(".__main__") or getattr(current.__spec__, "name", None) == name:
         return
+    import runpy
+
     _stand_in(lambda: runpy.run_module(name, run_name="__mp_main__", alter_sys=True))
 
 
@@ -163,6 +164,8 @@ def _fixup_main_from_path(path):
     # IPython's main module is not the program's.
     if name == "ipython" or getattr(current, "__file__", None) == path:
         return
+    import runpy
+
     _stand_in(lambda: runpy.run_path(path, run_name="__mp_main__"))
 
 

@@ -9,7 +9,6 @@ import os
 import sys
 import threading
 import weakref
-from subprocess import _args_from_interpreter_flags  # noqa: F401  (part of the module's face)
 
 from . import process
 
@@ -17,6 +16,16 @@ __all__ = [
     "sub_debug", "debug", "info", "sub_warning", "get_logger", "log_to_stderr", "get_temp_dir", "register_after_fork",
     "is_exiting", "Finalize", "ForkAwareThreadLock", "ForkAwareLocal", "close_all_fds_except", "SUBDEBUG", "SUBWARNING",
 ]  # fmt: skip
+
+
+def __getattr__(name):
+    # A part of the module's face, for which every process would have to import `subprocess`.
+    if name == "_args_from_interpreter_flags":
+        from subprocess import _args_from_interpreter_flags
+
+        return _args_from_interpreter_flags
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 # Logging
 

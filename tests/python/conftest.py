@@ -111,5 +111,10 @@ def nothing_left():
     names = set(os.listdir("/dev/shm"))
     yield
     eventually(lambda: not zombies(os.getpid()), "the end of the last zombie")
-    left = set(os.listdir("/dev/shm")) - names
-    assert not {name for name in left if name.startswith(("psm_", "broody", "wnsm_"))}, left
+
+    def left():
+        # Sockets of listeners may be those of other programs of broody's; test_connection.py looks for them.
+        return {name for name in set(os.listdir("/dev/shm")) - names if name.startswith(("psm_", "wnsm_"))}
+
+    # Programs that the test has started may just be ending.
+    eventually(lambda: not left(), f"the end of {left()} in /dev/shm")

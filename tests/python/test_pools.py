@@ -188,6 +188,31 @@ def test_imap_takes_only_what_it_needs(pool):
     assert pool.apply(square, (3,)) == 9
 
 
+def test_a_buffer_bounds_what_imap_takes(pool):
+    taken = itertools.count()
+    for iterate in (pool.imap, pool.imap_unordered):
+        results = iterate(square, (next(taken) for _ in itertools.count()), buffersize=3)
+        before = next(taken)
+        for number in range(1, 20):
+            next(results)
+            assert next(taken) - before <= 2 * number + 3
+        del results
+    with pytest.raises(ValueError):
+        pool.imap(square, [], buffersize=0)
+
+
+def test_exceptions_are_picklable():
+    import pickle
+
+    from broody import exceptions
+
+    lost = WorkerLostError._of(3, 4711, -9)
+    again = pickle.loads(pickle.dumps(lost))
+    assert (str(again), again.task, again.pid, again.exitcode) == (str(lost), 3, 4711, -9)
+    for name in exceptions.__all__:
+        assert issubclass(getattr(exceptions, name), Exception)
+
+
 def test_limits_of_tasks(ctx):
     with ctx.Pool(1, timeout=0.2) as pool:
         with pytest.raises(TaskTimeoutError) as told:
@@ -198,6 +223,26 @@ def test_limits_of_tasks(ctx):
         assert pool.apply_async(square, (4,), timeout=PATIENCE).get(PATIENCE) == 16
         with pytest.raises(TaskMemoryError):
             pool.apply_async(grow, (200_000_000,), timeout=PATIENCE, memory_limit=50_000_000).get(PATIENCE)
+
+
+def obliging():
+    from broody.pool import should_stop
+
+    end = time.monotonic() + PATIENCE
+    while not should_stop() and time.monotonic() < end:
+        time.sleep(0.01)
+    return should_stop()
+
+
+def test_a_task_may_be_asked_to_stop(pool):
+    assert pool.apply_async(obliging, soft_timeout=0.1).get(PATIENCE) is True
+    assert pool.apply(should_not_stop) is False
+
+
+def should_not_stop():
+    from broody.pool import should_stop
+
+    return should_stop()
 
 
 def test_a_running_task_may_be_cancelled(pool):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -209,6 +210,21 @@ def test_ctrl_c_ends_a_join_at_once(method):
         code, out, errors = program.end()
         assert "KeyboardInterrupt" in out
         assert code == 0, errors
+
+
+def test_forks_of_broody_warn_of_no_threads():
+    """Python 3.12 and later warn of forks of processes with threads. The engine has some, and they do no harm."""
+    code = """
+import broody, warnings
+warnings.simplefilter('error')
+with broody.get_context('fork').Pool(2) as pool:
+    child = broody.get_context('fork').Process(target=print, args=('hello',))
+    child.start()
+    child.join()
+    print(pool.map(abs, [-1]), child.exitcode)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.stdout, done.stderr) == ("hello\n[1] 0\n", "")
 
 
 def environment(name):

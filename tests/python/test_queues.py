@@ -285,27 +285,6 @@ def test_a_queue_can_be_waited_for_with_others(ctx):
     assert select.select([messages._reader], [], [], PATIENCE)[0]
 
 
-def test_the_standard_executor_works_on_queues_of_ours(method):
-    """ProcessPoolExecutor builds on the private parts of queues, too."""
-    import subprocess
-    import sys
-
-    program = f"""if 1:
-        import broody, os, signal
-        broody.install()
-        import multiprocessing
-        from concurrent.futures import ProcessPoolExecutor
-        if __name__ == "__main__":
-            with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context({method!r})) as pool:
-                assert list(pool.map(abs, range(-50, 0))) == list(range(50, 0, -1))
-            print("done")
-    """
-    result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL
-    )
-    assert result.stdout == "done\n", result.stderr
-
-
 def test_the_bound_counts_objects_not_bytes(ctx):
     messages = ctx.Queue(2)
     messages.put(b"x" * 500_000)

@@ -29,11 +29,11 @@ mod _broody {
     #[pymodule_export]
     use super::pickling::forget_picklers;
     #[pymodule_export]
-    use super::pool::{Pending, Pool, Stream};
+    use super::pool::{Pending, Pool, Stream, should_stop};
     #[pymodule_export]
     use super::process::{Child, fork, own_descriptors, start};
     #[pymodule_export]
-    use super::runtime::{Template, exit_now, install, resume, role, variables};
+    use super::runtime::{Template, exit_now, install, resume, role, template_pid, variables};
     #[pymodule_export]
     use super::shared::{Guarded, GuardedField, Memory};
     #[pymodule_export]

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use broody::embed::{self, Buffer, Encoded, OwnBuffer, Received};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyBufferError, PyRuntimeError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{
@@ -29,6 +30,13 @@ const LONG_BYTES: u8 = 7;
 const LONG_BYTEARRAY: u8 = 8;
 /// Followed by a number of handles on buffers, each after its length, and the pickle.
 const PICKLE_AND_BUFFERS: u8 = 9;
+
+/// A list of numbers of one kind, eight bytes each.
+const INTS: u8 = 10;
+const FLOATS: u8 = 11;
+
+/// From so many items on a list is looked at for whether it is one of numbers.
+const MANY: usize = 16;
 
 /// From so many bytes on a buffer goes beside its message.
 const LONG: usize = 48 * 1024;
@@ -82,7 +90,65 @@ pub(crate) fn with_message<R>(
         let made = Encoded::new(|| long_message(LONG_BYTEARRAY, unsafe { bytes.as_bytes() }));
         return made.map(|message| put(Message::Encoded(&message)));
     }
+    if let Ok(list) = object.cast_exact::<PyList>()
+        && list.len() >= MANY
+        && let Some(message) = numbers(list)
+    {
+        return Ok(put(Message::Plain(&message)));
+    }
     pickled(object, put)
+}
+
+/// The message of a list of ints or of floats.
+fn numbers(list: &Bound<'_, PyList>) -> Option<Vec<u8>> {
+    let first = list.get_item(0).ok()?;
+    let mut message = Vec::with_capacity(1 + 8 * list.len());
+    if first.is_exact_instance_of::<PyInt>() {
+        message.push(INTS);
+        for item in list {
+            if !item.is_exact_instance_of::<PyInt>() {
+                return None;
+            }
+            // SAFETY: it is an int, and this thread has the GIL.
+            let number = unsafe { ffi::PyLong_AsLongLong(item.as_ptr()) };
+            if number == -1 && PyErr::take(list.py()).is_some() {
+                return None;
+            }
+            message.extend_from_slice(&number.to_ne_bytes());
+        }
+    } else if first.is_exact_instance_of::<PyFloat>() {
+        message.push(FLOATS);
+        for item in list {
+            message.extend_from_slice(&item.cast_exact::<PyFloat>().ok()?.value().to_ne_bytes());
+        }
+    } else {
+        return None;
+    }
+    Some(message)
+}
+
+/// The list of such a message.
+fn listed<'py, T: IntoPyObject<'py>>(
+    py: Python<'py>,
+    bytes: &[u8],
+    number: impl Fn([u8; 8]) -> T,
+) -> PyResult<Bound<'py, PyAny>> {
+    let (numbers, rest) = bytes.as_chunks::<8>();
+    if !rest.is_empty() {
+        return Err(damaged("it is cut"));
+    }
+    Ok(PyList::new(py, numbers.iter().map(|bytes| number(*bytes)))?.into_any())
+}
+
+/// `object` as a message, behind other bytes.
+pub(crate) fn encode(object: &Bound<'_, PyAny>, prefix: &[u8]) -> PyResult<Encoded> {
+    with_message(object, |message| {
+        Ok(match message {
+            Message::Plain(bytes) => Encoded::plain([prefix, bytes].concat()),
+            Message::Encoded(encoded) => encoded.behind(prefix),
+        })
+    })
+    .flatten()
 }
 
 #[inline]
@@ -154,6 +220,18 @@ impl Sink {
         self.written().buffers.push(raw);
         Ok(false)
     }
+}
+
+/// The pickler that the program has put in the place of `ForkingPickler`, if it has.
+fn programs_own(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
+    static OURS: PyOnceLock<[Py<PyAny>; 2]> = PyOnceLock::new();
+    let [context, ours] = OURS.get_or_try_init(py, || -> PyResult<_> {
+        let ours = py.import("broody.reduction")?.getattr("_ForkingPickler")?;
+        Ok([py.import("broody.context")?.into_any().unbind(), ours.unbind()])
+    })?;
+    let current =
+        context.bind(py).getattr(intern!(py, "reduction"))?.getattr(intern!(py, "ForkingPickler"))?;
+    Ok((!current.is(ours)).then_some(current))
 }
 
 /// A pickler of C's that is used again and again.
@@ -254,6 +332,11 @@ fn pickled<R>(
     put: impl FnOnce(Message<'_>) -> PyResult<R>,
 ) -> Result<PyResult<R>, PyErr> {
     let py = object.py();
+    if let Some(theirs) = programs_own(py)? {
+        let pickle = theirs.call_method1("dumps", (object,))?;
+        let pickle = PyBuffer::<u8>::get(&pickle)?.to_vec(py)?;
+        return Ok(put(Message::Plain(&[&[PICKLE], &pickle[..]].concat())));
+    }
     let pickler = Pickler::take(py)?;
     {
         let mut written = pickler.sink.get().written();
@@ -333,6 +416,8 @@ pub(crate) fn short<'py>(py: Python<'py>, message: &[u8]) -> Option<Short<'py>> 
             .map_err(damaged)
             .and_then(|number| f64::from_ne_bytes(number).into_bound_py_any(py)),
         NONE => Ok(py.None().into_bound(py)),
+        INTS => listed(py, rest, i64::from_ne_bytes),
+        FLOATS => listed(py, rest, f64::from_ne_bytes),
         BOOL => (rest == [1]).into_bound_py_any(py),
         _ => return None,
     };
@@ -345,12 +430,18 @@ fn damaged(error: impl std::fmt::Display) -> PyErr {
 
 /// A message as an object.
 pub(crate) fn object(py: Python<'_>, message: Received) -> PyResult<Bound<'_, PyAny>> {
-    if message.len() < LONG
-        && let Some(short) = short(py, &message)
+    object_behind(py, message, 0)
+}
+
+/// As [`object`], of a message behind so many other bytes.
+pub(crate) fn object_behind(py: Python<'_>, message: Received, start: usize) -> PyResult<Bound<'_, PyAny>> {
+    let bytes = message.get(start..).ok_or_else(|| damaged("it is cut"))?;
+    if bytes.len() < LONG
+        && let Some(short) = short(py, bytes)
     {
         return short.finish();
     }
-    let (kind, rest) = message.split_first().ok_or_else(|| damaged("it is empty"))?;
+    let (kind, rest) = bytes.split_first().ok_or_else(|| damaged("it is empty"))?;
     match *kind {
         LONG_BYTES => {
             let buffer: Buffer = embed::decode_handle(rest).map_err(raised)?;
@@ -361,18 +452,18 @@ pub(crate) fn object(py: Python<'_>, message: Received) -> PyResult<Bound<'_, Py
             Ok(PyByteArray::new(py, &buffer).into_any())
         }
         PICKLE_AND_BUFFERS => {
-            let (buffers, start) = buffers(py, &message)?;
-            let bytes = PyBytes::new(py, &message[start..]);
+            let (buffers, length) = buffers(py, bytes)?;
+            let pickle = PyBytes::new(py, &bytes[length..]);
             static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
             let options = PyDict::new(py);
             options.set_item("buffers", buffers)?;
-            LOADS.import(py, "_pickle", "loads")?.call((bytes,), Some(&options))
+            LOADS.import(py, "_pickle", "loads")?.call((pickle,), Some(&options))
         }
         PICKLE => {
-            let view = Bound::new(py, Bytes { message, start: 1 })?;
+            let view = Bound::new(py, Bytes { message, start: start + 1 })?;
             loads(py, PyMemoryView::from(view.as_any())?.as_any())
         }
-        _ => short(py, &message).ok_or_else(|| damaged("it is of no kind"))?.finish(),
+        _ => short(py, bytes).ok_or_else(|| damaged("it is of no kind"))?.finish(),
     }
 }
 
@@ -398,6 +489,19 @@ fn buffers<'py>(py: Python<'py>, message: &[u8]) -> PyResult<(Bound<'py, PyList>
         }
     }
     Ok((list, start))
+}
+
+/// The pickle of an object, with all that belongs to it.
+pub(crate) fn dumps(object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+    let py = object.py();
+    let reduction = py.import("broody.context")?.getattr(intern!(py, "reduction"))?;
+    let pickle = reduction.getattr(intern!(py, "ForkingPickler"))?.call_method1("dumps", (object,))?;
+    PyBuffer::<u8>::get(&pickle)?.to_vec(py)
+}
+
+/// The object of a pickle.
+pub(crate) fn loads_bytes<'py>(py: Python<'py>, pickle: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    loads(py, PyBytes::new(py, pickle).as_any())
 }
 
 fn loads<'py>(py: Python<'py>, bytes: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {

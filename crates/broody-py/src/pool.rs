@@ -12,7 +12,7 @@ use pyo3::types::PyDict;
 
 use crate::errors::exception;
 use crate::process::encoded;
-use crate::tasks::{self, Answer, Maker};
+use crate::tasks::{self, Answer};
 use crate::waiting;
 
 /// A pool of workers. The class `broody.pool.Pool` gives it the face that Python's users know.
@@ -101,7 +101,7 @@ impl Pool {
         keywords: &Bound<'_, PyAny>,
         terms: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Pending> {
-        let task = Maker::new(py)?.call(function, arguments, keywords)?;
+        let task = tasks::call(function, arguments, keywords)?;
         self.hand_in(py, vec![task], terms)
     }
 
@@ -115,11 +115,10 @@ impl Pool {
         chunk_size: usize,
         terms: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Pending> {
-        let maker = Maker::new(py)?;
-        let head = maker.head(function, star, chunk_size)?;
+        let head = tasks::head(function, star, chunk_size)?;
         let mut items = items.try_iter()?;
         let mut tasks = Vec::new();
-        while let Some(task) = maker.chunk(&head, &mut items, chunk_size)? {
+        while let Some(task) = tasks::chunk(&head, &mut items, chunk_size)? {
             tasks.push(task);
         }
         self.hand_in(py, tasks, terms)
@@ -135,6 +134,7 @@ impl Pool {
         star: bool,
         chunk_size: usize,
         ordered: bool,
+        most: Option<usize>,
         terms: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Stream> {
         let options = options(terms)?;
@@ -147,7 +147,13 @@ impl Pool {
                 false => with.imap_unordered(tasks::run, source),
             }
         })
-        .map(|imap| Stream { imap: Mutex::new(Some(imap)), failure })
+        .map(|imap| {
+            let imap = match most {
+                Some(most) => imap.at_most(most),
+                None => imap,
+            };
+            Stream { imap: Mutex::new(Some(imap)), failure }
+        })
     }
 
     /// Takes no more tasks; the workers end when those there are are done.
@@ -241,6 +247,12 @@ impl Drop for Pool {
     }
 }
 
+/// Whether the task that this process runs for a pool was asked to stop: its `soft_timeout` is over.
+#[pyfunction]
+pub(crate) fn should_stop() -> bool {
+    broody::should_stop()
+}
+
 /// Tasks that were handed in together.
 #[pyclass(frozen)]
 pub(crate) struct Pending(AsyncResult<Vec<Answer>>);
@@ -261,7 +273,7 @@ impl Pending {
             None => Ok(None),
             Some(Err(error)) => Err(exception(py, error)),
             Some(Ok(answers)) => {
-                answers.iter().map(|answer| answer.open(py)).collect::<PyResult<_>>().map(Some)
+                answers.into_iter().map(|answer| answer.open(py)).collect::<PyResult<_>>().map(Some)
             }
         }
     }

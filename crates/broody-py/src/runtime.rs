@@ -100,6 +100,12 @@ impl Template {
     }
 }
 
+/// The pid of the template, which is started if there is none.
+#[pyfunction]
+pub(crate) fn template_pid(py: Python<'_>) -> PyResult<i32> {
+    py.detach(embed::template_pid).map_err(|error| exception(py, error))
+}
+
 /// Makes this process the child that it was exec'ed as, and runs it. Gives its exit code.
 #[pyfunction]
 pub(crate) fn resume(py: Python<'_>) -> u8 {

@@ -25,12 +25,14 @@ use broody_os::fork::{self, Fork};
 use serde::de::{DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::context::Context;
 use crate::function::FunctionId;
 use crate::handle::{self, Outgoing};
 use crate::process::{Launch, Process, StartMethod, fork_this_process, take_all_own_descriptors};
 pub use crate::queue::{Buffer, MessageQueue, OwnBuffer, Received};
+use crate::supervisor::link::Kind;
 use crate::supervisor::{child, server};
-use crate::{Result, Slice, boot, codec};
+use crate::{Result, boot, codec};
 
 /// How processes of the runtime come into being.
 #[derive(Debug)]
@@ -111,6 +113,14 @@ pub unsafe fn role() -> Option<Role> {
     Some(role)
 }
 
+/// The pid of the template, which is started if there is none.
+///
+/// # Errors
+/// As [`spawn`](crate::spawn).
+pub fn template_pid() -> Result<broody_os::Pid> {
+    Ok(Context::current().link(Kind::Template)?.pid())
+}
+
 /// A process that children of `forkserver` are forked from.
 #[derive(Debug)]
 pub struct Template(server::Server);
@@ -157,17 +167,12 @@ pub fn exit_now(code: u8) -> ! {
 
 /// A value that the runtime has encoded, with what keeps the shared objects alive whose handles are in it.
 ///
-/// As a part of an argument, a result or a message it takes them along.
-///
-/// A serialiser that can set long bytes apart (pickle's protocol 5: *out-of-band* buffers) puts them beside the others: each is copied once, when its
-/// [`Slice`] is made, into pages that earlier ones have left. Whoever gets it looks at the same memory. A clone of a slice is another view of it; it is
-/// free when the last view in the last process is gone, whether dropped or dead.
+/// As a part of an argument, a result or a message it takes them along. Long bytes that the runtime's serialiser sets apart (pickle's protocol 5:
+/// *out-of-band* buffers) go as handles on [`Buffer`]s.
 #[derive(Debug, Default)]
 pub struct Encoded {
     /// The runtime's bytes.
     pub bytes: Vec<u8>,
-    /// What was set apart.
-    pub buffers: Vec<Slice<u8>>,
     objects: RefCell<Option<Outgoing>>,
 }
 
@@ -178,7 +183,17 @@ impl Encoded {
     /// Those of `encode`.
     pub fn new<E>(encode: impl FnOnce() -> Result<Vec<u8>, E>) -> Result<Self, E> {
         let (bytes, outgoing) = handle::collect(encode);
-        Ok(Self { bytes: bytes?, buffers: Vec::new(), objects: RefCell::new(Some(outgoing)) })
+        Ok(Self { bytes: bytes?, objects: RefCell::new(Some(outgoing)) })
+    }
+
+    /// Bytes in which there is no handle.
+    pub fn plain(bytes: Vec<u8>) -> Self {
+        Self { bytes, objects: RefCell::default() }
+    }
+
+    /// The same behind other bytes. The objects are in the new one then.
+    pub fn behind(&self, prefix: &[u8]) -> Self {
+        Self { bytes: [prefix, &self.bytes].concat(), objects: RefCell::new(self.objects.take()) }
     }
 
     /// Calls `send` with the objects, and gives them over if it succeeds.
@@ -198,14 +213,14 @@ impl Serialize for Encoded {
         if let Some(objects) = self.objects.take() {
             handle::add(objects).map_err(serde::ser::Error::custom)?;
         }
-        (Bytes(&self.bytes[..]), &self.buffers).serialize(serializer)
+        Bytes(&self.bytes[..]).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Encoded {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (Bytes(bytes), buffers) = Deserialize::deserialize(deserializer)?;
-        Ok(Self { bytes, buffers, objects: RefCell::default() })
+        let Bytes(bytes) = Deserialize::deserialize(deserializer)?;
+        Ok(Self { bytes, objects: RefCell::default() })
     }
 }
 

@@ -100,25 +100,27 @@ fn long_arguments_and_results_cross() {
 
 #[test]
 fn what_a_runtime_sets_apart_is_not_copied_and_is_free_after() {
-    use broody::Slice;
-    use broody::embed::Encoded;
-    fn encoded(bytes: &[u8], buffers: Vec<Slice<u8>>) -> Encoded {
-        let mut encoded = Encoded::new(|| Ok::<_, ()>(bytes.to_vec())).unwrap();
-        encoded.buffers = buffers;
-        encoded
+    use broody::embed::{self, Buffer, Encoded};
+    fn encoded(buffers: &[Buffer]) -> Encoded {
+        let encoded = Encoded::new(|| embed::encode_handle(&buffers)).unwrap();
+        encoded.behind(b"first")
+    }
+    fn decoded(encoded: &Encoded) -> Vec<Buffer> {
+        embed::decode_handle(encoded.bytes.strip_prefix(b"first").unwrap()).unwrap()
     }
     fn reverse(given: Encoded) -> Encoded {
-        encoded(&given.bytes, given.buffers.iter().rev().cloned().collect())
+        let mut buffers = decoded(&given);
+        buffers.reverse();
+        encoded(&buffers)
     }
     let pool = pool(2);
     for length in [0, 10, 100_000] {
-        let buffers = [1 << 20, 0, length].map(|length| Slice::new(&vec![7; length]).unwrap());
-        let back = pool.apply(reverse, encoded(&vec![1; length], buffers.to_vec())).unwrap();
-        assert_eq!(back.bytes, vec![1; length]);
-        let addresses = |slices: &[Slice<u8>]| slices.iter().map(|slice| slice.as_ptr()).collect::<Vec<_>>();
+        let buffers = [1 << 20, 0, length].map(|length| Buffer::new(&vec![7; length]).unwrap());
+        let back = decoded(&pool.apply(reverse, encoded(&buffers)).unwrap());
+        let addresses = |buffers: &[Buffer]| buffers.iter().map(|buffer| buffer.as_ptr()).collect::<Vec<_>>();
         let mut there = addresses(&buffers);
         there.reverse();
-        assert_eq!(addresses(&back.buffers), there, "the same memory came back");
+        assert_eq!(addresses(&back), there, "the same memory came back");
     }
 }
 

@@ -33,6 +33,8 @@ pub struct Imap<I: Iterator, R> {
     items: Option<I>,
     stream: Arc<Stream>,
     handed_in: u64,
+    /// How many may be under way at most.
+    most: usize,
     /// Why no more is handed in, to be told when everything before it has been.
     error: Option<Error>,
     result: PhantomData<fn() -> R>,
@@ -59,15 +61,22 @@ where
             items: Some(items),
             stream,
             handed_in: 0,
+            most: usize::MAX,
             error: None,
             result: PhantomData,
         })
     }
 
+    /// Lets at most so many tasks be under way, be it fewer than the workers need: their results take memory until they are asked for. At least 1.
+    pub fn at_most(mut self, tasks: usize) -> Self {
+        self.most = tasks.max(1);
+        self
+    }
+
     /// Hands in tasks until enough are under way.
     fn hand_in(&mut self) -> Result<()> {
         let under_way = (self.handed_in - self.stream.given()) as usize;
-        let window = self.pool.schedule().window(self.function);
+        let window = self.pool.schedule().window(self.function).min(self.most);
         // Many at a time: a quarter of the window.
         if under_way > window - window / 4 {
             return Ok(());

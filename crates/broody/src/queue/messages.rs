@@ -117,6 +117,12 @@ pub struct Received {
     _holds: Option<Transit>,
 }
 
+impl From<Encoded> for Received {
+    fn from(encoded: Encoded) -> Self {
+        Self { bytes: encoded.bytes, blob: None, _holds: None }
+    }
+}
+
 impl std::ops::Deref for Received {
     type Target = [u8];
 
