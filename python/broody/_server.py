@@ -10,10 +10,12 @@ references back. What a call has taken, a lock or an item of a queue, and could 
 
 import array
 import collections
+import contextlib
 import itertools
 import os
 import queue
 import select
+import socket
 import struct
 import sys
 import threading
@@ -162,6 +164,7 @@ class Server:
             self.stop_event.set()
             os.write(self._stopper, b"x")
             self.listener.close()
+            self._hang_up()
             if sys.stdout != sys.__stdout__:
                 util.debug("resetting stdout, stderr")
                 sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
@@ -207,6 +210,13 @@ class Server:
         self._epoll.close()
         os.close(self._stop)
         os.close(self._stopper)
+
+    def _hang_up(self):
+        # Who waits for a client, or for an answer, sees the end.
+        with self.mutex:
+            for client in self._clients.values():
+                with contextlib.suppress(OSError), socket.socket(fileno=os.dup(client.fd)) as sock:
+                    sock.shutdown(socket.SHUT_RDWR)
 
     def _after_fork(self):
         # In a child of the server: the connections are not its own.
@@ -265,13 +275,12 @@ class Server:
         return _Client(conn)
 
     def _leaves(self, client):
-        if self._clients.pop(client.fd, None) is None:
-            return
-        try:
-            self._epoll.unregister(client.fd)
-        except OSError:
-            pass
-        client.conn.close()
+        with self.mutex:
+            if self._clients.pop(client.fd, None) is None:
+                return
+            with contextlib.suppress(OSError, ValueError):
+                self._epoll.unregister(client.fd)
+            client.conn.close()
         if client.is_holder:
             self._end_session(client.session, was_killed=True)
 

@@ -272,8 +272,12 @@ def test_a_server_in_this_process_can_be_stopped():
     thread.start()
     client = managers.SyncManager(server.address, KEY)
     client.connect()
-    client._session().request("dummy")
+    event = client.Event()
+    waiting = in_a_thread(lambda: pytest.raises(GONE, event.wait))
+    numbers = client.list([1])
+    assert list(numbers) == [1]
     server.stop_event.set()
+    waiting.get(timeout=PATIENCE)
     thread.join(PATIENCE)
     assert not thread.is_alive()
 
