@@ -9,6 +9,7 @@ middle of anything, also of this module: it is noted then, and told by whoever h
 """
 
 import collections
+import contextlib
 import itertools
 import os
 import threading
@@ -115,11 +116,11 @@ class Session:
     def request(self, name, *args, **kwds):
         """Asks the server itself."""
         if self._conn is None:
-            with self._connect() as conn:
+            with contextlib.closing(self._connect()) as conn:
                 return dispatch(conn, None, name, args, kwds)
         if self._owner == threading.get_ident():
             # A signal's handler, or the end of an object, in the middle of a request of this very thread.
-            with self.connect() as conn:
+            with contextlib.closing(self.connect()) as conn:
                 return dispatch(conn, None, name, args, kwds)
         with self:
             return self._exchange(name, args, kwds)

@@ -198,7 +198,7 @@ class BaseManager:
         if process.is_alive():
             util.info("sending shutdown message to manager")
             try:
-                with _Client(address, authkey=authkey) as conn:
+                with contextlib.closing(_Client(address, authkey=authkey)) as conn:
                     dispatch(conn, None, "shutdown")
             except Exception as error:
                 util.info("shutdown message failed: %s", error)

@@ -261,6 +261,14 @@ def test_a_manager_starts_again_at_the_same_address(ctx):
         assert list(second.list([2])) == [2]
 
 
+def test_a_manager_that_talks_xml_ends_when_it_is_told(ctx):
+    with managers.SyncManager(("127.0.0.1", 0), KEY, "xmlrpclib", ctx=ctx) as manager:
+        items = manager.Queue()
+        items.put(1)
+        assert items.get() == 1
+    assert manager._process.exitcode == 0
+
+
 def test_a_server_in_this_process_can_be_stopped():
     server = managers.SyncManager(authkey=KEY).get_server()
 
