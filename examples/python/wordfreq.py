@@ -23,7 +23,7 @@ def count(path):
 
 def files(folder):
     for parent, folders, names in os.walk(folder):
-        folders.sort()
+        folders[:] = sorted(set(folders) - {"site-packages", "test"})
         for name in sorted(names):
             path = os.path.join(parent, name)
             if os.path.isfile(path) and os.path.getsize(path) < 2_000_000:
@@ -35,7 +35,7 @@ def main():
     total = collections.Counter()
     with multiprocessing.Pool() as pool:
         for words in pool.imap_unordered(count, files(folder), chunksize=8):
-            total += words
+            total.update(words)
     for word, number in total.most_common(5):
         print(f"{word:12} {number}")
 
