@@ -162,7 +162,9 @@ class Server:
             pass
         finally:
             self.stop_event.set()
-            os.write(self._stopper, b"x")
+            with contextlib.suppress(OSError):
+                # The last thread of the server may have been faster, and closed it.
+                os.write(self._stopper, b"x")
             self.listener.close()
             self._hang_up()
             if sys.stdout != sys.__stdout__:

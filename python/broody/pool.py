@@ -12,6 +12,7 @@ import queue
 import threading
 import traceback
 import warnings
+import weakref
 
 from . import TimeoutError, _broody, _runtime, get_context, process, util
 from ._broody import should_stop  # noqa: F401  (for tasks that can end early)
@@ -197,6 +198,7 @@ class Pool:
         else:
             encode = begin.encode
         self._engine = _broody.Pool(method, (least, most), encode, settings)
+        self._streams = weakref.WeakSet()
         self._terminate = util.Finalize(self, _end, (self._engine,), exitpriority=15)
         self._state = RUN
 
@@ -324,7 +326,8 @@ class Pool:
             raise ValueError(f"buffersize must be None or 1+, not {buffersize:n}")
         chunks = None if buffersize is None else max(buffersize // chunksize, 1)
         stream = self._engine.imap(func, iterable, False, chunksize, ordered, chunks, _terms(**terms))
-        return kind(stream, chunksize)
+        self._streams.add(iterator := kind(stream, chunksize))
+        return iterator
 
     # The end
 
@@ -345,6 +348,10 @@ class Pool:
             raise ValueError("Pool is still running")
         if self._state not in (CLOSE, TERMINATE):
             raise ValueError("In unknown state")
+        if self._state == CLOSE:
+            # What iterators have not taken yet belongs to what is to be done.
+            for iterator in list(self._streams):
+                iterator._stream.hand_in_all()
         self._engine.join()
 
     def stats(self):
@@ -526,6 +533,7 @@ class ThreadPool(Pool):
             raise TypeError("initializer must be a callable")
         self._processes = processes
         self._engine = _Threads(processes, initializer, initargs)
+        self._streams = weakref.WeakSet()
         self._terminate = util.Finalize(self, _end, (self._engine,), exitpriority=15)
         self._state = RUN
 
@@ -586,14 +594,18 @@ class _Threads:
         return {"workers": len(self.threads), "waiting": self.tasks.qsize(), "done": self.done}
 
     def close(self):
-        for _ in self.threads:
-            self.tasks.put(None)
+        """The threads end when they are waited for: iterators may hand in more until then."""
 
     def terminate(self):
         self.terminated = True
-        self.close()
+        self.end()
+
+    def end(self):
+        for _ in self.threads:
+            self.tasks.put(None)
 
     def join(self):
+        self.end()
         for thread in self.threads:
             if thread is not threading.current_thread():
                 thread.join()
@@ -682,6 +694,10 @@ class _Streamed:
                 self.items = None
                 return
             self.waiting.append(self.threads.map(self.function, chunk, self.star, len(chunk), None))
+
+    def hand_in_all(self):
+        self.window = float("inf")
+        self.fill()
 
     def next(self, timeout=None):
         self.fill()

@@ -21,7 +21,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 METHODS = ("fork", "spawn", "forkserver")
 # Far more than the slowest test needs on a loaded machine, in seconds.
-PATIENCE = 180
+PATIENCE = int(os.environ.get("PATIENCE", "180"))
 
 
 def environment(watch):

@@ -17,7 +17,7 @@ from broody.exceptions import (
     TaskTimeoutError,
     WorkerLostError,
 )
-from broody.pool import MaybeEncodingError, RemoteTraceback
+from broody.pool import MaybeEncodingError, RemoteTraceback, ThreadPool
 from conftest import PATIENCE, Program, eventually, is_over
 
 
@@ -199,6 +199,23 @@ def test_a_buffer_bounds_what_imap_takes(pool):
         del results
     with pytest.raises(ValueError):
         pool.imap(square, [], buffersize=0)
+
+
+def test_a_pool_may_be_joined_while_an_iterator_is_not_at_its_end(ctx):
+    with ctx.Pool(2) as pool:
+        ended, begun = pool.imap(square, []), pool.imap_unordered(square, range(500), 3)
+        assert list(ended) == []
+        first = next(begun)
+        pool.close()
+        pool.join()
+        assert sorted([first, *begun]) == [x * x for x in range(500)]
+        # A thread pool is no different.
+    with ThreadPool(2) as pool:
+        begun = pool.imap(square, range(50))
+        next(begun)
+        pool.close()
+        pool.join()
+        assert list(begun) == [x * x for x in range(1, 50)]
 
 
 def test_exceptions_are_picklable():

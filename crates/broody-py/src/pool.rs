@@ -315,6 +315,15 @@ pub(crate) struct Stream {
 
 #[pymethods]
 impl Stream {
+    /// Takes all that is left of the caller's items, and hands it in.
+    fn hand_in_all(&self, py: Python<'_>) {
+        py.detach(|| {
+            if let Some(imap) = lock(&self.imap).as_mut() {
+                imap.hand_in_all();
+            }
+        });
+    }
+
     /// What the next task gave. Raises what the task raised, TimeoutError if it is not there after `timeout` seconds, and StopIteration in the end.
     #[pyo3(signature = (timeout=None))]
     fn next<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {

@@ -35,6 +35,8 @@ pub struct Imap<I: Iterator, R> {
     handed_in: u64,
     /// How many may be under way at most.
     most: usize,
+    /// A closed pool waits for what is still to be handed in.
+    is_open: bool,
     /// Why no more is handed in, to be told when everything before it has been.
     error: Option<Error>,
     result: PhantomData<fn() -> R>,
@@ -62,6 +64,7 @@ where
             stream,
             handed_in: 0,
             most: usize::MAX,
+            is_open: true,
             error: None,
             result: PhantomData,
         })
@@ -73,10 +76,34 @@ where
         self
     }
 
+    /// Takes all that the caller's iterator still gives, and hands it in: the pool can be closed and joined then, whatever becomes of this.
+    pub fn hand_in_all(&mut self) {
+        while self.items.is_some() {
+            if let Err(error) = self.hand_in_up_to(usize::MAX) {
+                self.error = Some(error);
+                return;
+            }
+        }
+    }
+
     /// Hands in tasks until enough are under way.
     fn hand_in(&mut self) -> Result<()> {
-        let under_way = (self.handed_in - self.stream.given()) as usize;
         let window = self.pool.schedule().window(self.function).min(self.most);
+        self.hand_in_up_to(window)
+    }
+
+    fn hand_in_up_to(&mut self, window: usize) -> Result<()> {
+        let handed_in = self.hand_in_some(window);
+        if self.items.is_none() && std::mem::take(&mut self.is_open) {
+            self.pool.schedule().close_stream();
+            // It may have been what a closed pool was waiting for.
+            self.pool.nudge();
+        }
+        handed_in
+    }
+
+    fn hand_in_some(&mut self, window: usize) -> Result<()> {
+        let under_way = (self.handed_in - self.stream.given()) as usize;
         // Many at a time: a quarter of the window.
         if under_way > window - window / 4 {
             return Ok(());
@@ -182,9 +209,13 @@ impl<I: Iterator, R> Drop for Imap<I, R> {
         if self.pool.check_owner("iterator of a pool").is_ok() {
             let mut schedule = self.pool.schedule();
             self.stream.abandon();
-            schedule.close_stream();
+            if std::mem::take(&mut self.is_open) {
+                schedule.close_stream();
+            } else {
+                // What nobody has begun is passed over.
+                schedule.hand_out();
+            }
             drop(schedule);
-            // It may have been what a closed pool was waiting for.
             self.pool.nudge();
         }
     }
