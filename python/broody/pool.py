@@ -605,6 +605,9 @@ class _Threads:
             self.tasks.put(None)
 
     def join(self):
+        if self.terminated:
+            # A thread cannot be ended: it does when its task is over, and keeps nobody waiting until then.
+            return
         self.end()
         for thread in self.threads:
             if thread is not threading.current_thread():
