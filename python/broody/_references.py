@@ -17,6 +17,8 @@ import threading
 from . import context, process, util
 from .connection import Client, Listener, XmlClient, XmlListener
 
+__all__ = []
+
 listener_client = {"pickle": (Listener, Client), "xmlrpclib": (XmlListener, XmlClient)}
 
 # How long the end of a process waits for a server to know of it, in seconds.

@@ -27,6 +27,8 @@ from . import connection, process, util
 from ._references import listener_client
 from .reduction import ForkingPickler
 
+__all__ = []
+
 # So many threads wait for requests at most; others end after theirs.
 _MOST_IDLE = 8
 # So many clients prove their keys at the same time at most; the others wait.
