@@ -74,7 +74,8 @@ pub fn pin(pid: Pid, cpus: &[usize]) {
 
 /// Lets the process or thread `pid` run everywhere.
 pub fn unpin(pid: Pid) {
-    pin(pid, &(0..broody::cpu_count()).collect::<Vec<_>>());
+    // More than there are: how many there are cannot be asked by who is pinned to one.
+    pin(pid, &(0..1024).collect::<Vec<_>>());
 }
 
 /// A process that keeps a CPU busy until it is dropped.
