@@ -476,6 +476,7 @@ def main():
             f"| {name.replace('_', ' ')} | {unit} | {show(figures['std'])} | {show(figures['broody'])} | {shown}{mark} | {sign} {goal:g} | {others} |",
             flush=True,
         )
+    print("\nWhat bounds the goals that are missed: [decision 014](decisions/014-figures-of-the-python-package.md).")
 
 
 if __name__ == "__main__":
