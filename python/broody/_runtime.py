@@ -19,7 +19,8 @@ def prepare(method="fork"):
     if method not in _prepared:
         arguments = command()
         template = list(arguments)
-        if method == "forkserver":
+        # Also when another method comes later: the fork server may have to be started again.
+        if "forkserver" in _prepared | {method}:
             import json
 
             from . import forkserver

@@ -1,6 +1,5 @@
 """A worker of a pool: how it becomes one, and what it tells of tasks that fail."""
 
-import io
 import os
 import pickle
 import re
@@ -28,14 +27,7 @@ class Begin:
 
     def encode(self):
         """For workers that are no forks of this process."""
-        buffer = io.BytesIO()
-        context.set_spawning_popen(_Spawning)
-        try:
-            reduction.dump(spawn.get_preparation_data("worker"), buffer)
-            reduction.dump(self, buffer)
-        finally:
-            context.set_spawning_popen(None)
-        return buffer.getvalue()
+        return spawn._pack("worker", self, _Spawning)
 
 
 class _Spawning:
@@ -55,13 +47,7 @@ def begin(payload, name):
             from . import _child
 
             _child._take_environment()
-            file = io.BytesIO(payload)
-            process.current_process()._inheriting = True
-            try:
-                spawn.prepare(pickle.load(file))
-                what = pickle.load(file)
-            finally:
-                del process.current_process()._inheriting
+            what = spawn._unpack(payload)
         else:
             from . import pool
 
@@ -119,18 +105,8 @@ def failure(error):
         pickle.loads(data)
         return data
     except BaseException as reason:
-        other = MaybeEncodingError(reason, error)
-        return bytes(reduction.ForkingPickler.dumps(_WithTraceback(other, wrapped.tb)))
-
-
-class _WithTraceback:
-    def __init__(self, exc, tb):
-        self.exc, self.tb = exc, tb
-
-    def __reduce__(self):
-        from .pool import rebuild_exc
-
-        return rebuild_exc, (self.exc, self.tb)
+        wrapped.exc = MaybeEncodingError(reason, error)
+        return bytes(reduction.ForkingPickler.dumps(wrapped))
 
 
 def unencodable(error, value):

@@ -24,7 +24,6 @@ RUN = "RUN"
 CLOSE = "CLOSE"
 TERMINATE = "TERMINATE"
 
-job_counter = itertools.count()
 
 # Exceptions that come from workers
 
@@ -123,8 +122,6 @@ class Pool:
     policy: 'fcfs', 'sjf', 'round_robin' or 'mlfq': whose turn it is.
     max_queue: how many tasks may wait; who hands in one more waits.
     """
-
-    _wrap_exception = True
 
     @staticmethod
     def Process(ctx, *args, **kwds):
@@ -294,12 +291,14 @@ class Pool:
         results, failure = [], None
         while True:
             try:
-                results += stream.next()
-            except StopIteration:
-                break
+                chunk = stream.chunk()
             except Exception as error:
                 # All are run before the first one's error is told.
-                failure = failure or error
+                failure = error if failure is None else failure
+            else:
+                if chunk is None:
+                    break
+                results += chunk
         if failure is not None:
             raise failure
         return results
@@ -514,8 +513,6 @@ class IMapUnorderedIterator(IMapIterator):
 
 class ThreadPool(Pool):
     """Threads of this process that run functions: the same face."""
-
-    _wrap_exception = False
 
     @staticmethod
     def Process(ctx, *args, **kwds):

@@ -1,8 +1,6 @@
 """Starting a process as a new interpreter."""
 
-import io
-
-from . import _broody, context, popen_fork, reduction, spawn
+from . import _broody, popen_fork, spawn
 
 __all__ = ["Popen"]
 
@@ -35,13 +33,6 @@ class Popen(popen_fork.Popen):
 
     def _launch(self, process_obj):
         def encode():
-            buffer = io.BytesIO()
-            context.set_spawning_popen(self)
-            try:
-                reduction.dump(spawn.get_preparation_data(process_obj._name), buffer)
-                reduction.dump(process_obj, buffer)
-            finally:
-                context.set_spawning_popen(None)
-            return buffer.getvalue()
+            return spawn._pack(process_obj._name, process_obj, self)
 
         return _broody.start(self.method, process_obj.name, bool(process_obj.daemon), encode, self._fds)

@@ -55,20 +55,40 @@ def own_descriptor(index):
     return _own[index]
 
 
-def _main(payload, descriptors):
-    """In the new process: becomes what `payload` says. Gives the exit code."""
+def _pack(name, obj, popen):
+    """What makes a new process like this one, and `obj` for it, as bytes. Descriptors are `popen`'s to pass."""
+    import io
+
+    from . import context, reduction
+
+    buffer = io.BytesIO()
+    context.set_spawning_popen(popen)
+    try:
+        reduction.dump(get_preparation_data(name), buffer)
+        reduction.dump(obj, buffer)
+    finally:
+        context.set_spawning_popen(None)
+    return buffer.getvalue()
+
+
+def _unpack(payload):
+    """In the new process: makes it like its parent, and gives the object."""
     import io
     import pickle
 
-    _own[:] = descriptors
     file = io.BytesIO(payload)
     process.current_process()._inheriting = True
     try:
         prepare(pickle.load(file))
-        obj = pickle.load(file)
+        return pickle.load(file)
     finally:
         del process.current_process()._inheriting
-    return obj._bootstrap()
+
+
+def _main(payload, descriptors):
+    """In the new process: becomes what `payload` says. Gives the exit code."""
+    _own[:] = descriptors
+    return _unpack(payload)._bootstrap()
 
 
 def _check_not_importing_main():

@@ -230,6 +230,21 @@ def test_exceptions_are_picklable():
         assert issubclass(getattr(exceptions, name), Exception)
 
 
+def stop_at(x):
+    if x == 7:
+        raise StopIteration("not the end of anything")
+    return x
+
+
+def test_a_task_that_raises_stop_iteration_cuts_no_results_off(pool):
+    with pytest.raises(StopIteration, match="not the end"):
+        pool.map(stop_at, range(20), 1)
+    # As a generator's (PEP 479), where one loop runs many.
+    for size in (2, None):
+        with pytest.raises(RuntimeError, match="raised StopIteration"):
+            pool.map(stop_at, range(20), size)
+
+
 def test_limits_of_tasks(ctx):
     with ctx.Pool(1, timeout=0.2) as pool:
         with pytest.raises(TaskTimeoutError) as told:

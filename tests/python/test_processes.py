@@ -1,10 +1,12 @@
 """Processes: their life, and what becomes of them when others die."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import broody
 import pytest
@@ -153,6 +155,59 @@ def test_the_supervisor_may_be_killed(ctx):
     again.start()
     again.join(PATIENCE)
     assert again.exitcode == 3
+
+
+def test_a_fork_server_that_was_killed_is_replaced_whatever_was_started_meanwhile():
+    code = """
+import os, signal, sys
+import broody, broody.connection
+from broody import forkserver
+if __name__ == '__main__':
+    for method in ('forkserver', 'fork', 'spawn'):
+        child = broody.get_context(method).Process(target=abs, args=(-1,))
+        child.start()
+        child.join()
+    pidfd = os.pidfd_open(forkserver.ensure_running())
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    broody.connection.wait([pidfd])
+    child = broody.get_context('forkserver').Process(target=sys.exit, args=(7,))
+    child.start()
+    child.join()
+    print(child.exitcode)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout == "7\n", done.stderr
+
+
+def test_another_build_of_the_package_is_refused(method, tmp_path):
+    """As after an upgrade under a running program."""
+    if method == "fork":
+        pytest.skip("a fork loads nothing")
+    shutil.copytree(Path(broody.__file__).parent, tmp_path / "broody", ignore=shutil.ignore_patterns("__pycache__"))
+    code = f"""
+import os, sys
+import broody, broody._broody
+assert broody.__file__.startswith({str(tmp_path)!r})
+path = {str(tmp_path / "broody/_broody.abi3.so")!r}
+with open(path, 'rb') as file:
+    module = bytearray(file.read())
+# The ELF note with the build's number: type 3 of the owner GNU, 20 bytes.
+at = module.index(bytes([4, 0, 0, 0, 20, 0, 0, 0, 3, 0, 0, 0]) + b'GNU\\0') + 16
+module[at] ^= 1
+with open(path + '.new', 'wb') as file:
+    file.write(module)
+os.replace(path + '.new', path)
+if __name__ == '__main__':
+    child = broody.get_context({method!r}).Process(target=sys.exit, args=(7,))
+    child.start()
+    child.join()
+    sys.exit(child.exitcode)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, timeout=PATIENCE, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode != 0 and "another build" in done.stderr, done
 
 
 def test_what_cannot_be_pickled_is_an_error_at_the_start(method):

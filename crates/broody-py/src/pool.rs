@@ -327,22 +327,33 @@ impl Stream {
     /// What the next task gave. Raises what the task raised, TimeoutError if it is not there after `timeout` seconds, and StopIteration in the end.
     #[pyo3(signature = (timeout=None))]
     fn next<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        self.take(py, timeout)?.ok_or_else(|| PyStopIteration::new_err(()))
+    }
+
+    /// What the next task gave, and None in the end: what the task raised may be a StopIteration.
+    fn chunk<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.take(py, None)
+    }
+}
+
+impl Stream {
+    fn take<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let next = waiting::wait(py, waiting::limit(timeout), |limit| match lock(&self.imap).as_mut() {
             Some(imap) => imap.next_timeout(limit),
             None => Some(None),
         })?;
         match next {
             None => Err(PyErr::from_value(py.import("broody.context")?.getattr("TimeoutError")?.call0()?)),
-            Some(Some(Ok(answer))) => answer.open(py),
+            Some(Some(Ok(answer))) => answer.open(py).map(Some),
             Some(Some(Err(error))) => Err(exception(py, error)),
-            Some(None) => Err(self.failure.take().unwrap_or_else(|| PyStopIteration::new_err(()))),
+            Some(None) => self.failure.take().map_or(Ok(None), Err),
         }
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let imap = lock(&self.imap).take();
+        let imap = self.imap.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         Python::attach(|py| py.detach(|| drop(imap)));
     }
 }

@@ -201,7 +201,12 @@ fn map<'py>(
     })?;
     let mapped = maps[usize::from(star)].bind(py).call1((function, items))?;
     // In C from here to the end.
-    Ok(py.get_type::<PyList>().call1((mapped,))?.cast_into()?)
+    let results = py.get_type::<PyList>().call1((mapped,))?.cast_into::<PyList>()?;
+    if results.len() < items.len()? {
+        // For the loop a StopIteration was the end. The exception itself is gone.
+        return Err(PyRuntimeError::new_err("a task raised StopIteration"));
+    }
+    Ok(results)
 }
 
 /// The function that pickles as these bytes, which say where it is to be found.

@@ -23,6 +23,7 @@ pub(crate) const VARIABLE: &str = "BROODY_BOOT";
 pub(crate) const TEMPLATE: &str = "template:runtime";
 pub(crate) const EMBEDDED_CHILD: &str = "child:runtime";
 
+/// Relaxed throughout: it guards no other memory.
 static INITIALIZED: AtomicBool = AtomicBool::new(false);
 
 /// What a program was exec'ed as.
@@ -33,20 +34,20 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    /// The variable's value: the role, and where the program turns into it.
+    /// The variable's value for this program: the role, and where it turns into it.
     pub(crate) fn token(self) -> String {
-        let place = if under_test_harness() { "before-main" } else { "init" };
-        match self {
-            Role::Supervisor => format!("supervisor:{place}"),
-            Role::Child => format!("child:{place}"),
-        }
+        self.token_at(if under_test_harness() { "before-main" } else { "init" })
     }
 
     /// The value for a program whose main begins with [`init`], whatever this one is.
     pub(crate) fn token_of_program(self) -> String {
+        self.token_at("init")
+    }
+
+    fn token_at(self, place: &str) -> String {
         match self {
-            Role::Supervisor => "supervisor:init".to_owned(),
-            Role::Child => "child:init".to_owned(),
+            Role::Supervisor => format!("supervisor:{place}"),
+            Role::Child => format!("child:{place}"),
         }
     }
 

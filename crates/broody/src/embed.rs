@@ -4,7 +4,7 @@
 //!
 //! * The supervisor is a small native program of this same version whose main is [`init`](crate::init). It starts children of `spawn`, which exec the
 //!   runtime, and looks after those of `fork`.
-//! * Children of `forkserver` are forked from a *template*: a process of the runtime that has one thread and has loaded what children shall find
+//! * Children of `forkserver` are forked from a *template*: a process of the runtime whose engine has one thread, and that has loaded what children shall find
 //!   loaded. It is a supervisor like the other one, for the children that it forks, and lives beside it.
 //! * A process of the runtime that broody has exec'ed asks [`role`] what it is, and becomes that.
 //! * Each fork goes through the runtime's own handlers.
@@ -66,7 +66,7 @@ pub fn install(runtime: Runtime) {
 
 /// The runtime, if this program is one's.
 pub(crate) fn runtime() -> Option<&'static Runtime> {
-    // SAFETY: what is stored comes from Box::into_raw and is never freed.
+    // Acquire: what it points to was written before. SAFETY: what is stored comes from Box::into_raw and is never freed.
     unsafe { RUNTIME.load(Ordering::Acquire).as_ref() }
 }
 
@@ -148,6 +148,7 @@ pub fn resume() -> u8 {
     child::resume()
 }
 
+/// Relaxed: set and read by the thread that runs the process's function, or before that thread's end is waited for.
 static EXIT_CODE: AtomicU8 = AtomicU8::new(0);
 
 /// In a function that is a process's: the exit code of that process, unless it panics.
@@ -286,7 +287,7 @@ pub fn forget_name(number: u64, name: &str) -> Result<()> {
     Ok(crate::memory::arena()?.forget_name(number, name)?)
 }
 
-/// Whether this process has made names the program's.
+/// Whether this process has made names the program's. Relaxed: it says only that it is worth looking.
 static KEEPS_NAMES: AtomicBool = AtomicBool::new(false);
 
 /// Whether this process has something that only a supervisor will clean up.

@@ -1,7 +1,7 @@
 """Standing for `multiprocessing`, in this process and in those below it.
 
 A finder, first on `sys.meta_path`, answers every import of `multiprocessing` and its submodules with the modules of broody. New interpreters find
-the folder `path` on PYTHONPATH, before the standard library: the package `multiprocessing` there calls [install] and gives way to broody. So do
+the folder `path` on PYTHONPATH, before the standard library: the package `multiprocessing` there calls `install` and gives way to broody. So do
 interpreters that the program starts by `subprocess`, unless they ignore the environment (`python -E` or `-I`).
 """
 

@@ -176,7 +176,7 @@ fn become_child(
         }
     }
     if let Some(block) = &variables {
-        // SAFETY: a child just forked from a process of one thread has one thread.
+        // SAFETY: a child just forked has one thread.
         #[allow(unsafe_code)]
         unsafe {
             environment::set_variables(block);

@@ -113,7 +113,7 @@ impl Link {
         // The command holds a copy of their end; without it, the end of the supervisor is an end of file.
         drop(command);
 
-        match Self::welcome(&requests, &executable) {
+        match Self::welcome(kind, &requests, &executable) {
             Ok((pid, pidfd)) => Ok(Arc::new(Self {
                 requests,
                 pid,
@@ -130,7 +130,7 @@ impl Link {
         }
     }
 
-    fn welcome(requests: &OwnedFd, executable: &Path) -> Result<(Pid, PidFd)> {
+    fn welcome(kind: Kind, requests: &OwnedFd, executable: &Path) -> Result<(Pid, PidFd)> {
         let failed = |reason: &str| Error::SupervisorStart {
             executable: executable.to_owned(),
             reason: format!("{reason}. Its main must begin with broody::init(), like this program's"),
@@ -144,20 +144,23 @@ impl Link {
         else {
             return Err(failed("it ended without an answer"));
         };
-        if embed::runtime().is_some() {
-            if header.version != env!("CARGO_PKG_VERSION") {
-                return Err(failed(&format!("it is of broody {}", header.version)));
+        match (embed::runtime(), kind) {
+            // A program of its own, which is told of no functions.
+            (Some(_), Kind::Native) => {
+                if header.version != env!("CARGO_PKG_VERSION") {
+                    return Err(failed(&format!("it is of broody {}", header.version)));
+                }
             }
-            let pidfd = descriptors.into_iter().next().ok_or_else(|| failed("it sent no pidfd"))?;
-            return Ok((header.pid, pidfd.into()));
-        }
-        let ours = image::build_id();
-        if header.build_id != ours.0 {
-            let theirs = image::BuildId(header.build_id).to_string();
-            return Err(Error::OtherBuild { ours: ours.to_string(), theirs });
-        }
-        if header.threads != 1 {
-            return Err(Error::InitTooLate { threads: header.threads });
+            (runtime, _) => {
+                let ours = image::build_id();
+                if header.build_id != ours.0 {
+                    let theirs = image::BuildId(header.build_id).to_string();
+                    return Err(Error::OtherBuild { ours: ours.to_string(), theirs });
+                }
+                if runtime.is_none() && header.threads != 1 {
+                    return Err(Error::InitTooLate { threads: header.threads });
+                }
+            }
         }
         let pidfd = descriptors.into_iter().next().ok_or_else(|| failed("it sent no pidfd"))?;
         Ok((header.pid, pidfd.into()))

@@ -293,7 +293,8 @@ impl Server {
         let (pid, pidfd) = match self.spares.hand_over(&start, &argument, &all) {
             Some((pid, pidfd)) => (pid, Ok(pidfd)),
             None => {
-                // SAFETY: this process has one thread.
+                // SAFETY: the loop has no other thread. Those that a runtime's preloaded modules have made in a template hold nothing of the engine's; what
+                // the runtime's handlers and libc do not put right is these modules' own, as in any fork of theirs.
                 #[allow(unsafe_code)]
                 let forked = unsafe { if start.exec { fork::fork() } else { embed::fork() } };
                 match forked {

@@ -92,7 +92,7 @@ impl Spares {
 
 fn fork_one(inherited: &Inherited) -> broody_os::Result<Spare> {
     let (ours, theirs) = socket::pair()?;
-    // SAFETY: the supervisor has one thread.
+    // SAFETY: as for any other child, see `server`.
     #[allow(unsafe_code)]
     let forked = unsafe { embed::fork() }?;
     match forked {
