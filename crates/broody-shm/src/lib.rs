@@ -29,6 +29,7 @@ pub mod lease;
 #[cfg(test)]
 mod model;
 pub mod owner;
+pub mod pace;
 pub mod queue;
 pub mod ring;
 pub mod robust;

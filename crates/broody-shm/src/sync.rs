@@ -174,6 +174,12 @@ pub enum Slept {
     TimedOut,
 }
 
+/// The CPU that this thread is on, plus one: never 0.
+#[inline]
+pub(crate) fn place() -> u32 {
+    broody_os::limits::current_cpu().wrapping_add(1)
+}
+
 /// Looks again and again, after `first` pauses of the CPU and then at growing distances, for `pauses` in all. Whether `look` was ever true.
 pub(crate) fn spin(first: u32, pauses: u32, mut look: impl FnMut() -> bool) -> bool {
     let (mut spent, mut step) = (0, first);

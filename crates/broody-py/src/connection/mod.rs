@@ -7,7 +7,6 @@
 //! exception interrupts is kept: the next call goes on with the message that was half received, or half sent.
 
 mod frame;
-mod pace;
 mod ready;
 
 use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
@@ -15,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
+use broody::embed::Pace;
 use broody_os::stream::{self, Way};
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyBufferError, PyEOFError, PyOSError, PyTypeError, PyValueError};
@@ -22,7 +22,6 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use self::frame::{Incoming, Outgoing, Target};
-use self::pace::Pace;
 use crate::errors::os_error;
 use crate::waiting;
 
@@ -369,12 +368,12 @@ impl Connection {
         let mut count = None;
         let mut wait = self.pace.begin();
         wait_until(py, None, |until| {
-            let mut attempt = || match message.receive_header(fd, &self.way) {
+            let attempt = || match message.receive_header(fd, &self.way) {
                 Ok(Some(got)) => Some(Ok(got)),
                 Ok(None) => None,
                 Err(error) => Some(Err(error)),
             };
-            if let Some(got) = wait.look(&mut attempt) {
+            if let Some(got) = wait.look(attempt) {
                 count = Some(got?);
                 return Ok(true);
             }

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use broody_os::limits;
-
 use super::mark::Mark;
 use super::ring::{self, Ring};
 use super::sleepers::Sleepers;
@@ -11,7 +9,7 @@ use super::tasks;
 use crate::arena::{Arena, HoldId, Kind, Words};
 use crate::owner::Owner;
 use crate::robust::lock::LockWord;
-use crate::sync::{AtomicU32, AtomicU64, Deadline, Ordering, Parking, TimedOut, fence, spin};
+use crate::sync::{AtomicU32, AtomicU64, Deadline, Ordering, Parking, TimedOut, fence, place, spin};
 
 /// Something on a pair of cache lines of its own.
 #[derive(Debug, Default)]
@@ -116,12 +114,6 @@ pub(super) const SOON: u32 = 4;
 /// Pauses before the first look of one who waits for more of many. The line with the other side's mark goes to and fro between the CPUs with each look: it
 /// shall be worth it.
 pub(super) const LATER: u32 = 64;
-
-/// The CPU that this thread is on, plus one.
-#[inline]
-fn place() -> u32 {
-    limits::current_cpu().wrapping_add(1)
-}
 
 impl SideWords {
     /// The tail, or the head. Acquire: what the other side did before it came so far is seen.

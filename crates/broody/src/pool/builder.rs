@@ -306,6 +306,7 @@ impl PoolBuilder {
                 return Err(invalid(&format!("{name:?} cannot be an environment variable")));
             }
         }
+        let most = self.workers.map_or(0, |(_, most)| most);
         let objects = [&initializer, &finalizer].into_iter().flatten().map(|call| call.objects.clone());
         Ok(Recipe {
             method: self.method,
@@ -316,6 +317,7 @@ impl PoolBuilder {
                 environment: self.environment.clone(),
                 nice: self.nice,
                 cpu: None,
+                spins: cpu_count() > 1 && most <= cpu_count(),
                 host: 0,
                 mark: 0,
             },

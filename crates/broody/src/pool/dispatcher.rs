@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use broody_os::events::{Epoll, EventFd, Trigger};
 use broody_os::{Pid, clock, interrupt};
 use broody_shm::arena::Held;
+use broody_shm::pace::Pace;
 
 use super::batch::Gathered;
 use super::completion::{Callback, Callbacks, Locked};
@@ -53,6 +54,8 @@ pub(super) struct Shared {
     /// Long messages that come and go need no new pages meanwhile.
     _keeper: Arc<Held>,
     owner: Pid,
+    /// How it goes with waiting for single tasks.
+    pace: Pace,
 }
 
 impl Shared {
@@ -80,6 +83,7 @@ impl Shared {
             recipe,
             _keeper: memory::keep_pages()?,
             owner: Context::current().pid,
+            pace: Pace::default(),
         };
         let mut schedule = shared.schedule();
         for (number, seat) in schedule.claim_starts() {
@@ -181,7 +185,7 @@ impl Shared {
             if let Some((number, worker)) = place {
                 let limit =
                     deadline.map_or(BOUND, |deadline| deadline.saturating_duration_since(Instant::now()));
-                worker.doorbell().sleep(limit);
+                worker.doorbell().sleep(limit, self.recipe.plan.spins.then_some(&self.pace));
                 let mut schedule = self.schedule();
                 schedule.end_sleep(number);
                 if schedule.must_begin_to_look() | schedule.must_watch() {

@@ -35,6 +35,8 @@ pub(super) struct Plan {
     pub(super) environment: Vec<(String, String)>,
     pub(super) nice: i32,
     pub(super) cpu: Option<usize>,
+    /// Whether to look for a while before going to sleep: there are CPUs for all.
+    pub(super) spins: bool,
     /// What the pool's process is called in the arena, and the mark of holds that are given to it.
     pub(super) host: u32,
     pub(super) mark: u64,

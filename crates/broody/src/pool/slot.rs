@@ -221,7 +221,7 @@ impl Slot {
                 }
                 if reserve && !self.has_sleeper {
                     // The worker may be done before its caller sleeps: it is not to ring for the pool's thread then.
-                    self.link.duplex.doorbell().announce();
+                    self.link.duplex.doorbell().attend();
                     self.is_reserved = true;
                 }
                 // The lease first: the worker claims from it as soon as it sees the frame.
@@ -376,7 +376,7 @@ impl Slot {
     /// The calling thread is going to sleep at this worker's doorbell, unless there is something new already.
     pub(super) fn begin_sleep(&mut self) -> Option<Duplex> {
         self.is_reserved = false;
-        self.link.duplex.doorbell().announce();
+        self.link.duplex.doorbell().attend();
         self.has_sleeper = self.link.incoming.is_empty();
         if !self.has_sleeper {
             self.link.duplex.doorbell().listen();

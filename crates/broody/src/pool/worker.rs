@@ -18,6 +18,7 @@ use broody_os::signals::{self, Disposition};
 use broody_os::{clock, fork, limits, proc};
 use broody_shm::arena::Transit;
 use broody_shm::duplex::{Begun, Duplex};
+use broody_shm::pace::Pace;
 use broody_shm::ring::Record;
 use broody_shm::{Corrupt, duplex, sleep};
 
@@ -78,6 +79,7 @@ pub(super) fn work_with(descriptors: [OwnedFd; DESCRIPTORS], plan: &Plan) -> Res
         buffer: Vec::new(),
     };
     let mut inbox = link_ends.inbox;
+    let pace = Pace::default();
     desk.duplex.set_ready();
     desk.ring();
     loop {
@@ -91,9 +93,9 @@ pub(super) fn work_with(descriptors: [OwnedFd; DESCRIPTORS], plan: &Plan) -> Res
             None => {
                 desk.ring();
                 let bell = inbox.control().consumer();
-                bell.announce();
+                bell.attend();
                 if inbox.is_empty() {
-                    bell.sleep(sleep::BOUND);
+                    bell.sleep(sleep::BOUND, plan.spins.then_some(&pace));
                 }
                 bell.cancel();
             }
@@ -281,11 +283,11 @@ impl Desk {
     fn publish(&mut self, report: Report, bytes: &[u8]) -> Result<(), Corrupt> {
         while !self.outbox.push(&[&report.header(), bytes])? {
             self.ring();
-            self.outbox.control().producer().announce();
+            self.outbox.control().producer().attend();
             let has_room = self.outbox.has_room(bytes.len() + wire::HEADER)?;
             let bell = self.outbox.control().producer();
             if !has_room {
-                bell.sleep(sleep::BOUND);
+                bell.sleep(sleep::BOUND, None);
             }
             bell.cancel();
         }
