@@ -7,16 +7,14 @@ Each measurement is a process of its own. The peers take turns, round after roun
 the ratios of the rounds.
 """
 
+# Not more: this is the main module of every child that is measured.
 import importlib
 import os
-import statistics
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
-HERE = Path(__file__).resolve()
+HERE = os.path.abspath(__file__)
 
 # name: (peers beside the standard module, unit, whether more is better, goal)
 ROWS = {}
@@ -51,13 +49,19 @@ def timed(function, times=3):
     return best
 
 
+def middle(values):
+    import statistics
+
+    return statistics.median(values)
+
+
 def median(function, times):
     taken = []
     for _ in range(times):
         began = time.perf_counter()
         function()
         taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
+    return middle(taken)
 
 
 # Pools
@@ -436,12 +440,16 @@ def value_plus_one_with_its_lock(peer):
 @row("ms", 0.8, more=False)
 def import_of_the_package(peer):
     name = "multiprocessing" if peer == "std" else "broody"
+    import subprocess
+
     bare = median(lambda: subprocess.run([sys.executable, "-c", "pass"]), 10)
     return (median(lambda: subprocess.run([sys.executable, "-c", f"import {name}"]), 10) - bare) * 1e3
 
 
 def measure(name, peer):
-    command = [sys.executable, "-W", "ignore", str(HERE), "--one", name, peer]
+    import subprocess
+
+    command = [sys.executable, "-W", "ignore", HERE, "--one", name, peer]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
         return float(done.stdout.split()[-1])
@@ -463,9 +471,9 @@ def main():
         figures = {}
         for peer in peers:
             found = [figure[peer] for figure in rounds if figure[peer] is not None]
-            figures[peer] = statistics.median(found) if found else None
+            figures[peer] = middle(found) if found else None
         ratios = [r["broody"] / r["std"] for r in rounds if r["broody"] and r["std"]]
-        ratio = statistics.median(ratios) if ratios else None
+        ratio = middle(ratios) if ratios else None
         reached = ratio is not None and (ratio >= goal if more else ratio <= goal)
         show = lambda figure: "-" if figure is None else f"{figure:,.3g}" if figure < 1000 else f"{figure:,.0f}"  # noqa: E731
         others = ", ".join(f"{peer} {show(figures[peer])}" for peer in peers[2:])

@@ -68,13 +68,16 @@ def settings():
     from . import spawn
 
     data = spawn.get_preparation_data("ignore")
-    keep = ("sys_path", "init_main_from_path", "init_main_from_name", "installed")
+    keep = ("sys_path", "sys_argv", "init_main_from_path", "init_main_from_name", "installed")
     return {"preload": _preload, "on_error": _on_error, **{key: data[key] for key in keep if key in data}}
 
 
 def preload(settings):
     """In the fork server: imports what its children shall find imported."""
-    from . import process, spawn
+    # What each child needs to become one.
+    import pickle  # noqa: F401
+
+    from . import popen_forkserver, process, reduction, spawn, util  # noqa: F401
 
     if settings.get("installed"):
         from . import install
@@ -82,6 +85,7 @@ def preload(settings):
         install()
     if path := settings.get("sys_path"):
         sys.path[:] = path
+    sys.argv = settings["sys_argv"]
     process.current_process()._inheriting = True
     try:
         for name in settings["preload"]:

@@ -210,6 +210,37 @@ if __name__ == '__main__':
     assert done.returncode != 0 and "another build" in done.stderr, done
 
 
+PROGRAM = """
+import os, sys
+import broody
+number = int(sys.argv[1])
+print("main", flush=True)
+
+def report():
+    import __main__
+    print(__name__, number, __main__.number, __main__.report is report, flush=True)
+
+if __name__ == "__main__":
+    for _ in range(2):
+        child = broody.get_context(sys.argv[2]).Process(target=report)
+        child.start()
+        child.join()
+"""
+
+
+@pytest.mark.parametrize("name", ["program.py", "program"])
+def test_a_child_has_the_main_module_and_a_fork_server_loads_it_once(method, name, tmp_path):
+    path = tmp_path / name
+    path.write_text(PROGRAM)
+    done = subprocess.run(
+        [sys.executable, str(path), "42", method], capture_output=True, text=True, timeout=PATIENCE
+    )
+    runs, module = {"fork": (1, "__main__"), "forkserver": (2, "__mp_main__"), "spawn": (3, "__mp_main__")}[method]
+    lines = done.stdout.splitlines()
+    assert lines.count("main") == runs, done
+    assert lines.count(f"{module} 42 42 True") == 2, done
+
+
 def test_what_cannot_be_pickled_is_an_error_at_the_start(method):
     if method == "fork":
         pytest.skip("a fork pickles nothing")

@@ -23,7 +23,7 @@ use crate::sleep::Doorbell;
 pub const LEASES: usize = 16;
 
 /// Tells a link from other memory, and this layout from others.
-const VERSION: u32 = 0xb400_0002;
+const VERSION: u32 = 0xb400_0003;
 
 const STARTING: u32 = 0;
 const READY: u32 = 1;

@@ -90,6 +90,11 @@ impl Reaper {
         self.state.sweep();
     }
 
+    /// Leaves `child` to a thread that waits for it, and that will have it [watched](Self::watch) again if it has not ended by then.
+    pub(crate) fn leave(&self, child: &Shared) {
+        self.state.forget(child.number(), child.wake_descriptor());
+    }
+
     /// Looks after `child` until it has ended. Does nothing for one that is being watched.
     pub(crate) fn watch(&self, child: &Arc<Shared>) {
         self.state.watch(child.number(), Watched::Child(child.clone()), child.wake_descriptor());
@@ -102,6 +107,13 @@ impl State {
         let mut entries = lock(&self.watched);
         if !entries.contains_key(&token) && self.epoll.add(fd, token, Trigger::Level).is_ok() {
             entries.insert(token, watched);
+        }
+    }
+
+    fn forget(&self, token: u64, fd: std::os::fd::BorrowedFd<'_>) {
+        let mut entries = lock(&self.watched);
+        if entries.remove(&token).is_some() {
+            self.epoll.remove(fd);
         }
     }
 
@@ -137,13 +149,12 @@ impl State {
                     match &watched {
                         Watched::Supervisor(link) => {
                             if let Ok(pidfd) = link.pidfd() {
-                                self.epoll.remove(pidfd);
+                                self.forget(token, pidfd.as_fd());
                             }
                             Context::current().supervisor_lost();
                         }
-                        Watched::Child(child) => self.epoll.remove(child.wake_descriptor()),
+                        Watched::Child(child) => self.forget(token, child.wake_descriptor()),
                     }
-                    lock(&self.watched).remove(&token);
                 }
             }
         }

@@ -245,30 +245,48 @@ impl Shared {
     }
 
     /// Waits for the end and the report of it, at most until `deadline`. Whether it has come.
-    pub(crate) fn wait(&self, deadline: Option<Instant>) -> Result<bool> {
+    pub(crate) fn wait(self: &Arc<Self>, deadline: Option<Instant>) -> Result<bool> {
         self.wait_until(deadline, |_| Ok(false))
     }
 
     /// Waits for the end, at most until `deadline`. Whether it has come. Where the result of its function is there, the report of the
     /// end is not waited for: that takes the supervisor's turn.
-    pub(crate) fn wait_for_result(&self, deadline: Option<Instant>) -> Result<bool> {
+    pub(crate) fn wait_for_result(self: &Arc<Self>, deadline: Option<Instant>) -> Result<bool> {
         self.wait_until(deadline, |shared| {
             let delivered = lock(&shared.progress).outcome.is_some();
             Ok(delivered && shared.method != StartMethod::Fork && shared.pidfd.has_ended()?)
         })
     }
 
-    fn wait_until(&self, deadline: Option<Instant>, enough: impl Fn(&Self) -> Result<bool>) -> Result<bool> {
+    fn wait_until(
+        self: &Arc<Self>,
+        deadline: Option<Instant>,
+        enough: impl Fn(&Self) -> Result<bool>,
+    ) -> Result<bool> {
         self.check_owner()?;
-        loop {
-            if self.settle() || enough(self)? {
+        let mut left_by = None;
+        let waited = loop {
+            if self.settle() {
                 return Ok(true);
             }
-            if interrupt::is_raised() || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                return Ok(false);
+            match enough(self) {
+                Ok(false) => {}
+                decided => break decided,
             }
-            self.sleep(deadline)?;
-        }
+            if interrupt::is_raised() || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                break Ok(false);
+            }
+            if self.method == StartMethod::Fork && left_by.is_none() {
+                // Both would be woken by its end, and one of them for nothing.
+                left_by = Context::current().reaper();
+                left_by.inspect(|reaper| reaper.leave(self));
+            }
+            if let Err(error) = self.sleep(deadline) {
+                break Err(error);
+            }
+        };
+        left_by.inspect(|reaper| reaper.watch(self));
+        waited
     }
 
     /// Sleeps until there may be something new.
@@ -306,7 +324,7 @@ impl Shared {
     }
 
     /// How it ended, if it has.
-    pub(crate) fn end(&self) -> Option<End> {
+    pub(crate) fn end(self: &Arc<Self>) -> Option<End> {
         if self.has_ended() {
             // The report is on its way, if it is not here.
             let _ = self.wait(Some(Instant::now() + 2 * REPORT));
