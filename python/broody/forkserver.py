@@ -86,6 +86,7 @@ def preload(settings):
     if path := settings.get("sys_path"):
         sys.path[:] = path
     sys.argv = settings["sys_argv"]
+    util._prepare_stdin()
     process.current_process()._inheriting = True
     try:
         for name in settings["preload"]:

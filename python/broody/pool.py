@@ -167,7 +167,7 @@ class Pool:
         self._initargs = initargs
         method = self._ctx.get_start_method()
         _runtime.prepare(method)
-        util._flush_std_streams()
+        util._before_start(method)
         settings = {
             "name": name,
             "tasks": _terms(timeout, soft_timeout, retries, backoff, memory_limit),

@@ -15,7 +15,7 @@ class Popen:
     method = "fork"
 
     def __init__(self, process_obj):
-        util._flush_std_streams()
+        util._before_start(self.method)
         _runtime.prepare(self.method)
         self.returncode = None
         self.finalizer = None

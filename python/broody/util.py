@@ -354,8 +354,32 @@ def close_fds(*fds):
         os.close(fd)
 
 
+# What `sys.stdin` will be in forks of this process.
+_silent_stdin = None
+
+
+def _prepare_stdin():
+    """Before forks: a file on descriptor 0, which is /dev/null in children. To make one touches more memory than all else that a child does to become one."""
+    global _silent_stdin
+    if _silent_stdin is None:
+        try:
+            _silent_stdin = open(0, encoding="utf-8", closefd=False)
+        except (OSError, ValueError):
+            pass
+
+
+def _before_start(method):
+    """In the process that starts one by `method`."""
+    _flush_std_streams()
+    if method == "fork":
+        _prepare_stdin()
+
+
 def _close_stdin():
     if sys.stdin is None:
+        return
+    if _silent_stdin is not None and (sys.stdin is sys.__stdin__ or sys.stdin is _silent_stdin):
+        sys.stdin = _silent_stdin
         return
     try:
         sys.stdin.close()
