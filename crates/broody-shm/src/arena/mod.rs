@@ -71,6 +71,7 @@ pub(crate) const MOST_HOLDS: u32 = HOLD_TABLE.most;
 
 use crate::ArenaError;
 use crate::owner::Owner;
+use crate::pace::Pace;
 use crate::robust::lock::Acquired;
 use crate::sync::{AtomicU32, AtomicU64, BOUND, Deadline, Ordering, Parking};
 
@@ -87,6 +88,8 @@ pub struct Arena {
     me: AtomicU64,
     /// Others may run while this process waits: there is more than one CPU.
     many_cpus: bool,
+    /// How it goes with this process's waiting for notifications.
+    pub(crate) pace: Pace,
 }
 
 /// Counts the forks on the way from the first process to this one: who finds another number is in a new process.
@@ -169,6 +172,7 @@ impl Arena {
             local: AtomicPtr::new(std::ptr::null_mut()),
             me: AtomicU64::new(0),
             many_cpus: limits::cpu_count() > 1,
+            pace: Pace::default(),
         })))
     }
 

@@ -221,9 +221,15 @@ impl Handle<Condition> {
     ) -> Result<(bool, R), ArenaError> {
         let (words, me, arena) = self.enter()?;
         let claimed = arena.claim_waiter(me).ok_or_else(|| arena.too_many_waiters())?;
-        let sleep = |word: &AtomicU32, value| arena.sleep_with(Some(claimed.waiter), word, value, deadline);
+        let mut wait = arena.pace.begin();
+        let sleep = |word: &AtomicU32, value| {
+            // Relaxed: it is looked at once more.
+            let changed = wait.look(|| (word.load(Ordering::Relaxed) != value).then_some(Slept::Perhaps));
+            changed.unwrap_or_else(|| arena.sleep_with(Some(claimed.waiter), word, value, deadline))
+        };
         let (index, line) = (self.held().name().index, &claimed.waiter.line);
         let notified = words.wait(arena, line, index, release, sleep, || arena.note_rescue());
+        arena.pace.learn(wait);
         Ok((notified, acquire()))
     }
 
