@@ -11,7 +11,7 @@ import types
 import warnings
 from queue import Empty, Full
 
-from . import _broody, context
+from . import _broody, _inside, context
 
 __all__ = ["Queue", "SimpleQueue", "JoinableQueue", "TasksLostWarning"]
 
@@ -84,7 +84,7 @@ class _Ends:
         self._closed_ends = frozenset((_Reader, _Writer))
 
 
-class Queue(_Ends, _broody.Queue):
+class Queue(_Ends, _broody.Queue, metaclass=_inside.Kind):
     """A queue of at most `maxsize` objects, or of any number."""
 
     def __init__(self, maxsize=0, *, ctx=None):
@@ -136,7 +136,7 @@ class JoinableQueue(Queue):
             warnings.warn(message, TasksLostWarning, stacklevel=2)
 
 
-class SimpleQueue(_Ends, _broody.SimpleQueue):
+class SimpleQueue(_Ends, _broody.SimpleQueue, metaclass=_inside.Kind):
     """A queue without frills: what cannot be pickled is an error of `put`."""
 
     def __init__(self, *, ctx=None):
@@ -151,3 +151,10 @@ class SimpleQueue(_Ends, _broody.SimpleQueue):
 
     def _is_empty(self):
         return self.empty()
+
+
+def __getattr__(name):
+    # The rest of the standard module's, for who knows its inside.
+    if name == "_sentinel":
+        return getattr(_inside.standard_queues(), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

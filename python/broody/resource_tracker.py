@@ -55,11 +55,14 @@ class ResourceTracker:
         self._names = set()
 
     def ensure_running(self):
-        """Nothing: there is no process to run."""
+        """There is no process to run; only a descriptor, for programs that hand it to processes of their own."""
+        if self._fd is None:
+            self._fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
     def getfd(self):
-        """None: there is no process to talk to."""
-        return None
+        """A descriptor. Nobody reads what is written to it."""
+        self.ensure_running()
+        return self._fd
 
     def register(self, name, rtype):
         """Nothing but checks: what is to be removed is known without."""
@@ -81,6 +84,9 @@ class ResourceTracker:
     def _stop(self):
         self._exitcode = int(bool(self._names))
         self._names.clear()
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
 
 
 def _check(name, rtype):

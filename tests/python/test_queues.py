@@ -321,3 +321,36 @@ def test_many_long_messages_take_no_more_memory_than_one(ctx):
         messages.get()
         messages.get()
     eventually(lambda: memory_in_use() - before < 100 << 20, "the memory of messages that are gone")
+
+
+class ByHand(broody.queues.SimpleQueue):
+    """As loky's: it knows of the pipe and the lock."""
+
+    def put(self, obj):
+        with self._wlock:
+            self._writer.send_bytes(pickle.dumps(("by hand", obj)))
+
+
+class Named(broody.queues.Queue):
+    """As those of the standard library: it does not."""
+
+    def __init__(self, name, ctx):
+        self.name = name
+        super().__init__(3, ctx=ctx)
+
+
+def put_there(queue):
+    queue.put("there")
+
+
+def test_a_class_that_knows_the_inside_of_the_standard_one_is_derived_from_that(ctx):
+    queue = ByHand(ctx=ctx)
+    child = ctx.Process(target=put_there, args=(queue,))
+    child.start()
+    assert queue.get() == ("by hand", "there")
+    child.join()
+    queue.close()
+    assert isinstance(Named("n", ctx), broody.queues.Queue)
+    assert not isinstance(queue, broody.queues.SimpleQueue)
+    with pytest.raises(ImportError):
+        from broody.queues import _no_such_name  # noqa: F401
