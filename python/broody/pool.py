@@ -222,6 +222,12 @@ class Pool:
         """The workers."""
         return [_Worker(self._engine, pid) for pid in self._engine.worker_pids()]
 
+    @property
+    def _cache(self):
+        """What is not done yet, for programs that count it: a number for each task that was handed in."""
+        stats = self._engine.stats()
+        return dict.fromkeys(range(stats["waiting"] + stats.get("leased", 0)))
+
     def _repopulate_pool(self):
         """Nothing: workers that end are replaced at once."""
 

@@ -230,6 +230,16 @@ def test_exceptions_are_picklable():
         assert issubclass(getattr(exceptions, name), Exception)
 
 
+def test_what_is_not_done_can_be_counted_as_programs_do(ctx):
+    with ctx.Pool(1) as pool, ctx.Manager() as manager:
+        gate = manager.Event()
+        results = [pool.apply_async(gate.wait) for _ in range(5)]
+        assert len(pool._cache) == 5
+        gate.set()
+        assert [result.get(PATIENCE) for result in results] == [True] * 5
+        assert not pool._cache
+
+
 def stop_at(x):
     if x == 7:
         raise StopIteration("not the end of anything")
