@@ -2,12 +2,9 @@
 
 import os
 import pickle
-import re
 import threading
-import traceback
 
 from . import context, process, reduction, spawn, util
-from .exceptions import TaskExitError
 
 __all__ = []
 
@@ -52,10 +49,12 @@ def begin(payload, name):
             from . import pool
 
             what = pool._forked_with[int(payload)]
-        _become(what, int(re.search(r"\d+$", name).group()))
+        _become(what, int(name.rpartition("-")[2]))
         if what.initializer is not None:
             what.initializer(*what.initargs)
     except BaseException as error:
+        import traceback
+
         return "".join(traceback.format_exception(error)).rstrip()
     return None
 
@@ -93,6 +92,8 @@ def failure(error):
     from .pool import ExceptionWithTraceback, MaybeEncodingError
 
     if isinstance(error, (SystemExit, KeyboardInterrupt)):
+        from .exceptions import TaskExitError
+
         told = TaskExitError._of(type(error).__name__, getattr(error, "code", None))
         told.__traceback__ = error.__traceback__
         error = told

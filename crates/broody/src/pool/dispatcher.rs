@@ -19,7 +19,7 @@ use super::completion::{Callback, Callbacks, Locked};
 use super::plan::Recipe;
 use super::room::Bound;
 use super::schedule::{Schedule, Standing};
-use super::slot::{self, Slot};
+use super::slot::{self, Newcomer, Slot};
 use crate::context::Context;
 use crate::{Error, Result, helper, memory};
 
@@ -86,14 +86,24 @@ impl Shared {
             pace: Pace::default(),
         };
         let mut schedule = shared.schedule();
-        for (number, seat) in schedule.claim_starts() {
-            match shared.launch(number, seat) {
-                Ok(slot) => schedule.settle(number, Ok(slot)),
-                Err(error) => {
-                    schedule.terminate();
-                    return Err(error);
-                }
+        let starts = schedule.claim_starts();
+        // All are begun before the first one is waited for.
+        let begun: Vec<_> =
+            starts.into_iter().map(|(number, seat)| (number, shared.begin(number, seat))).collect();
+        let mut failed = None;
+        for (number, begun) in begun {
+            match (begun, &failed) {
+                (Ok(begun), Some(_)) => begun.give_up(),
+                (Ok(begun), None) => match shared.running(number, begun) {
+                    Ok(slot) => schedule.settle(number, Ok(slot)),
+                    Err(error) => failed = Some(error),
+                },
+                (Err(error), _) => failed = failed.or(Some(error)),
             }
+        }
+        if let Some(error) = failed {
+            schedule.terminate();
+            return Err(error);
         }
         drop(schedule);
         Ok(Arc::new(shared))
@@ -203,9 +213,13 @@ impl Shared {
         }
     }
 
-    fn launch(&self, number: u64, seat: usize) -> Result<Slot> {
+    fn begin(&self, number: u64, seat: usize) -> Result<Newcomer> {
         let name = format!("{}-{number}", self.name);
-        let slot = Slot::launch(&self.recipe, &name, seat, &self.doorbell)?;
+        Slot::begin(&self.recipe, &name, seat, &self.doorbell)
+    }
+
+    fn running(&self, number: u64, begun: Newcomer) -> Result<Slot> {
+        let slot = begun.running()?;
         self.epoll.add(slot.process.sentinel(), number, Trigger::Level)?;
         Ok(slot)
     }
@@ -235,7 +249,8 @@ impl Shared {
                 memory::give_kept_back();
             }
             for (number, seat) in starting {
-                let started = self.launch(number, seat).map_err(|error| error.to_string());
+                let started = self.begin(number, seat).and_then(|begun| self.running(number, begun));
+                let started = started.map_err(|error| error.to_string());
                 let mut schedule = self.schedule();
                 schedule.settle(number, started);
                 start_at = Instant::now() + schedule.start_delay();

@@ -26,7 +26,7 @@ use super::wire::{self, APART, How, LONGEST, Order, Report, Say, Span};
 use super::worker::{self, DESCRIPTORS, stop_signal};
 use crate::function::{FunctionId, Outcome};
 use crate::handle::Outgoing;
-use crate::process::{Launch, Process, StartMethod};
+use crate::process::{Launch, Process, StartMethod, Starting};
 use crate::{Error, Result, codec, memory};
 
 /// The most frames that a worker has at a time. Fewer than leases: a lease is only given again when its frame is long over.
@@ -102,20 +102,27 @@ pub(super) enum Offer {
     Full,
 }
 
-impl Slot {
-    /// Starts a worker.
-    pub(super) fn launch(recipe: &Recipe, name: &str, seat: usize, doorbell: &EventFd) -> Result<Self> {
-        let (link, memory) = Host::create("broody-worker", wire::CAPACITY)?;
-        let own: [_; DESCRIPTORS] = [memory.as_fd(), doorbell.as_fd()];
-        let mut plan = recipe.plan_for(seat);
-        plan.host = memory::arena()?.my_bits()?;
-        plan.mark = next_mark();
-        let process = start(recipe, name, &plan, &own)?;
-        let frames = VecDeque::new();
-        Ok(Self {
-            process,
+/// A worker that is being started: it must be waited for.
+pub(super) struct Newcomer {
+    starting: Starting,
+    link: Host,
+    seat: usize,
+    mark: u64,
+}
+
+impl Newcomer {
+    /// It is not wanted any more.
+    pub(super) fn give_up(self) {
+        self.starting.give_up();
+    }
+
+    /// Waits until it runs.
+    pub(super) fn running(self) -> Result<Slot> {
+        let Self { starting, link, seat, mark } = self;
+        Ok(Slot {
+            process: starting.running()?,
             seat,
-            mark: plan.mark,
+            mark,
             started: clock::monotonic(),
             given: 0,
             idle_since: None,
@@ -125,7 +132,7 @@ impl Slot {
             span: None,
             is_overdue: false,
             link,
-            frames,
+            frames: VecDeque::new(),
             next_frame: 0,
             corrupt: false,
             quitting: false,
@@ -134,6 +141,19 @@ impl Slot {
             has_sleeper: false,
             is_reserved: false,
         })
+    }
+}
+
+impl Slot {
+    /// Begins to start a worker.
+    pub(super) fn begin(recipe: &Recipe, name: &str, seat: usize, doorbell: &EventFd) -> Result<Newcomer> {
+        let (link, memory) = Host::create("broody-worker", wire::CAPACITY)?;
+        let own: [_; DESCRIPTORS] = [memory.as_fd(), doorbell.as_fd()];
+        let mut plan = recipe.plan_for(seat);
+        plan.host = memory::arena()?.my_bits()?;
+        plan.mark = next_mark();
+        let starting = start(recipe, name, &plan, &own)?;
+        Ok(Newcomer { starting, link, seat, mark: plan.mark })
     }
 
     /// Whether it has come so far that it takes tasks.
@@ -678,11 +698,11 @@ fn what_to_say(terms: &Terms, observed: bool) -> Say {
     }
 }
 
-/// Starts the process of a worker.
-fn start(recipe: &Recipe, name: &str, plan: &Plan, own: &[BorrowedFd<'_>; DESCRIPTORS]) -> Result<Process> {
+/// Begins to start the process of a worker.
+fn start(recipe: &Recipe, name: &str, plan: &Plan, own: &[BorrowedFd<'_>; DESCRIPTORS]) -> Result<Starting> {
     if recipe.method == StartMethod::Fork {
         let copies = own.map(|descriptor| descriptor.try_clone_to_owned());
-        let started = Process::builder().name(name).daemon(true).fork(|| {
+        return Process::builder().name(name).daemon(true).begin_fork(|| {
             // Of the child's own: it has copies of its parent's, too.
             let [link, doorbell] = copies;
             match (link, doorbell) {
@@ -690,7 +710,6 @@ fn start(recipe: &Recipe, name: &str, plan: &Plan, own: &[BorrowedFd<'_>; DESCRI
                 _ => Err("no descriptor was left (RLIMIT_NOFILE)".to_owned()),
             }
         });
-        return Ok(started?.into_process());
     }
     let mut outgoing = Outgoing::default();
     for objects in recipe.objects.iter() {
@@ -709,7 +728,7 @@ fn start(recipe: &Recipe, name: &str, plan: &Plan, own: &[BorrowedFd<'_>; DESCRI
         argument: &argument,
         own,
     };
-    Ok(Process::new(launch.start(outgoing)?))
+    launch.ask(outgoing).map(Starting::Asked)
 }
 
 fn function_of<F, A, R>(_: F) -> FunctionId

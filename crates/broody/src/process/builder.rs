@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::launch::Launch;
-use super::{Child, StartMethod, fork};
+use super::{Child, StartMethod, Starting, fork};
 use crate::context::lock;
 use crate::function::{self, FunctionId};
 use crate::handle::Outgoing;
@@ -84,6 +84,14 @@ impl Builder {
         R: Serialize + DeserializeOwned,
     {
         fork::start(&self.checked()?, function)
+    }
+
+    /// As [`fork`](Self::fork), without waiting for it.
+    pub(crate) fn begin_fork<R>(self, function: impl FnOnce() -> R) -> Result<Starting>
+    where
+        R: Serialize + DeserializeOwned,
+    {
+        fork::begin(&self.checked()?, function).map(Starting::Forked)
     }
 
     /// Encodes the argument now, to start the process later, or several of its kind.

@@ -44,8 +44,17 @@ where
     R: Serialize + DeserializeOwned,
     F: FnOnce() -> R,
 {
+    Ok(Child::new(begin(how, function)?.running()?, function::name_of::<F>()))
+}
+
+/// Begins with that: there is a fork, which must be [waited for](Forked::running).
+pub(super) fn begin<R, F>(how: &Builder, function: F) -> Result<Forked>
+where
+    R: Serialize + DeserializeOwned,
+    F: FnOnce() -> R,
+{
     match divide(how.given_name(), how.is_daemon())? {
-        Side::Parent(child) => Ok(Child::new(child, function::name_of::<F>())),
+        Side::Parent(forked) => Ok(forked),
         Side::Child(channel) => {
             function::record_panics();
             let mut result = Vec::new();
@@ -62,14 +71,14 @@ where
 /// Forks this process. `None` in the child.
 pub(crate) fn fork_here(name: &str, daemon: bool) -> Result<Option<Process>> {
     match divide(Some(name), daemon)? {
-        Side::Parent(child) => Ok(Some(Process::new(child))),
+        Side::Parent(forked) => Ok(Some(Process::new(forked.running()?))),
         Side::Child(_) => Ok(None),
     }
 }
 
 /// Which side of a fork this is.
 enum Side {
-    Parent(Arc<Shared>),
+    Parent(Forked),
     /// Settled in, with its channel.
     Child(OwnedFd),
 }
@@ -105,20 +114,48 @@ fn divide(name: Option<&str>, daemon: bool) -> Result<Side> {
         Fork::Parent(pid) => {
             drop(theirs);
             let name = identity.name;
-            let pidfd = await_start(pid, &name, &ours, &link)?;
-            let birth = Birth {
-                name,
-                pid,
-                pidfd,
-                method: StartMethod::Fork,
-                daemon,
-                tied,
-                channel: ours,
-                link,
-                early: Vec::new(),
-            };
-            Ok(Side::Parent(Shared::register(birth, number)))
+            Ok(Side::Parent(Forked { name, number, pid, daemon, tied, channel: ours, link, _frozen: frozen }))
         }
+    }
+}
+
+/// A fork of this process, which settles in.
+pub(crate) struct Forked {
+    name: String,
+    number: u64,
+    pid: Pid,
+    daemon: bool,
+    tied: bool,
+    channel: OwnedFd,
+    link: Arc<Link>,
+    _frozen: Option<Frozen>,
+}
+
+impl Forked {
+    /// Ends it.
+    pub(crate) fn give_up(self) {
+        // Ours and unreaped, or not to be found.
+        if let Ok(child) = PidFd::open(self.pid) {
+            end(&child);
+        }
+    }
+
+    /// Waits until it has settled in.
+    pub(crate) fn running(self) -> Result<Arc<Shared>> {
+        let pidfd = await_start(self.pid, &self.name, &self.channel, &self.link)?;
+        let Self { name, number, pid, daemon, tied, channel, link, _frozen } = self;
+        let birth = Birth {
+            name,
+            pid,
+            pidfd,
+            method: StartMethod::Fork,
+            daemon,
+            tied,
+            channel,
+            link,
+            early: Vec::new(),
+        };
+        Ok(Shared::register(birth, number))
     }
 }
 
@@ -217,11 +254,15 @@ fn await_start(pid: Pid, name: &str, channel: &OwnedFd, link: &Link) -> Result<P
             link.check();
             // Ours and unreaped, or reaped by the host's code and then not to be found.
             if let Some(watch) = watch {
-                let _ = watch.send_signal(broody_os::signals::SIGKILL);
-                let _ = events::poll(&[watch.as_fd()], Some(Instant::now() + PATIENCE));
-                let _ = wait::reap_pidfd(watch.as_fd());
+                end(&watch);
             }
             Err(error)
         }
     }
+}
+
+fn end(child: &PidFd) {
+    let _ = child.send_signal(broody_os::signals::SIGKILL);
+    let _ = events::poll(&[child.as_fd()], Some(Instant::now() + PATIENCE));
+    let _ = wait::reap_pidfd(child.as_fd());
 }

@@ -1,5 +1,7 @@
 //! Asking the supervisor for a process.
 //!
+//! It takes two steps, so that several may be asked for before the first is waited for: [`Launch::ask`] sends the request, [`Asked::running`] waits.
+//!
 //! The request names the starter's *channel*, on which the answer comes. Until the request is sent nothing has happened: a
 //! supervisor that is found dead then is replaced, and the new one is asked. Once it is sent nothing is tried again, since the
 //! function might run twice: a start whose answer does not come is cancelled, and is an error.
@@ -8,7 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use broody_os::{events, socket};
+use broody_os::pidfd::PidFd;
+use broody_os::{Pid, events, socket};
 
 use super::StartMethod;
 use super::shared::{Birth, Shared};
@@ -16,7 +19,9 @@ use crate::context::Context;
 use crate::function::FunctionId;
 use crate::handle::Outgoing;
 use crate::supervisor::link::{Kind, Link, PATIENCE};
-use crate::supervisor::protocol::{self, Arrived, Identity, Notice, Parent, Program, Request, Start, Stream};
+use crate::supervisor::protocol::{
+    self, Arrived, Identity, Message, Notice, Parent, Program, Request, Start, Stream,
+};
 use crate::{Error, Result, embed};
 
 /// What to start.
@@ -32,9 +37,25 @@ pub(crate) struct Launch<'a> {
     pub(crate) own: &'a [BorrowedFd<'a>],
 }
 
+/// A process that was asked for.
+pub(crate) struct Asked {
+    identity: Identity,
+    number: u64,
+    method: StartMethod,
+    channel: OwnedFd,
+    link: Arc<Link>,
+    /// The shared objects in its argument.
+    outgoing: Outgoing,
+}
+
 impl Launch<'_> {
     /// Starts the process, which takes over `outgoing`, the shared objects in its argument.
     pub(crate) fn start(&self, outgoing: Outgoing) -> Result<Arc<Shared>> {
+        self.ask(outgoing)?.running()
+    }
+
+    /// Asks for the process. It must be [waited for](Asked::running).
+    pub(crate) fn ask(&self, outgoing: Outgoing) -> Result<Asked> {
         let context = Context::current();
         context.sweep();
         let number = context.next_number();
@@ -55,7 +76,7 @@ impl Launch<'_> {
             own: self.own.len() as u8,
             holds,
         };
-        let attempt = |link: &Arc<Link>| self.ask(link, start.clone(), argument.as_ref());
+        let attempt = |link: &Arc<Link>| self.send(link, start.clone(), argument.as_ref());
         let kind = if exec { Kind::Native } else { Kind::Template };
         let link = context.link(kind)?;
         let (link, channel) = match attempt(&link) {
@@ -68,18 +89,11 @@ impl Launch<'_> {
             }
             Err(error) => return Err(error),
         };
-        let cancel = |error| {
-            let _ = link.request(&Request::Cancel { number }, &[], []);
-            Err(error)
-        };
-        let birth = self.await_start(identity, channel, &link).or_else(cancel)?;
-        // From here on the supervisor ends what the child does not take.
-        outgoing.hand_over();
-        Ok(Shared::register(birth, number))
+        Ok(Asked { identity, number, method: self.method, channel, link, outgoing })
     }
 
     /// Sends the request. Gives the channel that the answer comes on.
-    fn ask(&self, link: &Link, mut start: Start, argument: Option<&OwnedFd>) -> Result<OwnedFd> {
+    fn send(&self, link: &Link, mut start: Start, argument: Option<&OwnedFd>) -> Result<OwnedFd> {
         let (ours, theirs) = socket::pair()?;
         let differences = link.differences()?;
         differences.describe(&mut start);
@@ -92,31 +106,42 @@ impl Launch<'_> {
         link.request(&Request::Start(start), raw, descriptors)?;
         Ok(ours)
     }
+}
 
+impl Asked {
     /// Waits until the process runs.
-    fn await_start(&self, identity: Identity, channel: OwnedFd, link: &Arc<Link>) -> Result<Birth> {
-        let failed = |reason: String| Error::Start { name: identity.name.clone(), reason };
-        let deadline = Some(Instant::now() + PATIENCE);
+    pub(crate) fn running(self) -> Result<Arc<Shared>> {
         let mut early = Vec::new();
+        let (pid, pidfd) = self.await_start(&mut early).inspect_err(|_| self.cancel())?;
+        let Self { identity, number, method, channel, link, outgoing } = self;
+        // From here on the supervisor ends what the child does not take.
+        outgoing.hand_over();
+        let Identity { name, daemon, .. } = identity;
+        let birth = Birth { name, pid, pidfd, method, daemon, tied: false, channel, link, early };
+        Ok(Shared::register(birth, number))
+    }
+
+    /// Ends it, if it runs.
+    pub(crate) fn give_up(self) {
+        self.cancel();
+    }
+
+    fn cancel(&self) {
+        let _ = self.link.request(&Request::Cancel { number: self.number }, &[], []);
+    }
+
+    /// Waits for the word that it runs. What comes before it is put into `early`.
+    fn await_start(&self, early: &mut Vec<Message<Notice>>) -> Result<(Pid, PidFd)> {
+        let Self { channel, link, .. } = self;
+        let failed = |reason: String| Error::Start { name: self.identity.name.clone(), reason };
+        let deadline = Some(Instant::now() + PATIENCE);
         loop {
-            match protocol::receive::<Notice>(&channel, false)? {
+            match protocol::receive::<Notice>(channel, false)? {
                 Arrived::Message(mut message) => match message.header {
                     Notice::Started { pid } => {
-                        let pidfd = message
-                            .descriptors
-                            .pop()
-                            .ok_or_else(|| failed("it came without a handle".into()))?;
-                        return Ok(Birth {
-                            name: identity.name,
-                            pid,
-                            pidfd: pidfd.into(),
-                            method: self.method,
-                            daemon: self.daemon,
-                            tied: false,
-                            channel,
-                            link: link.clone(),
-                            early,
-                        });
+                        let pidfd = message.descriptors.pop();
+                        let pidfd = pidfd.ok_or_else(|| failed("it came without a handle".into()))?;
+                        return Ok((pid, pidfd.into()));
                     }
                     Notice::Failed(reason) => return Err(failed(reason)),
                     // The child was faster than the supervisor.

@@ -18,7 +18,9 @@ pub use handle::{Child, Process};
 
 pub(crate) use builder::Objects;
 pub(crate) use current::{take_all_own_descriptors, take_own_descriptors};
+use fork::Forked;
 pub(crate) use fork::fork_here as fork_this_process;
+use launch::Asked;
 pub(crate) use launch::Launch;
 pub(crate) use shared::{REPORT, Shared};
 
@@ -26,6 +28,31 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
+
+/// A process that was begun: it must be waited for.
+pub(crate) enum Starting {
+    Forked(Forked),
+    Asked(Asked),
+}
+
+impl Starting {
+    /// Waits until it runs.
+    pub(crate) fn running(self) -> Result<Process> {
+        let shared = match self {
+            Starting::Forked(forked) => forked.running(),
+            Starting::Asked(asked) => asked.running(),
+        };
+        shared.map(Process::new)
+    }
+
+    /// Ends it.
+    pub(crate) fn give_up(self) {
+        match self {
+            Starting::Forked(forked) => forked.give_up(),
+            Starting::Asked(asked) => asked.give_up(),
+        }
+    }
+}
 
 /// How a process comes into being.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
