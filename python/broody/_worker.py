@@ -16,15 +16,16 @@ __all__ = []
 class Begin:
     """What a pool's workers have to know before their first task."""
 
-    def __init__(self, pool, method, first):
+    def __init__(self, initializer, initargs, method, first, logs=None):
         current = process.current_process()
         self.method = method
         self.first = first
         self.identity = current._identity
         self.config = {**current._config, "daemon": True}
         self.parent = (current.name, os.getpid())
-        self.initializer = pool._initializer
-        self.initargs = pool._initargs
+        self.initializer = initializer
+        self.initargs = initargs
+        self.logs = logs
 
     def encode(self):
         """For workers that are no forks of this process."""
@@ -32,10 +33,24 @@ class Begin:
         context.set_spawning_popen(_Spawning)
         try:
             reduction.dump(spawn.get_preparation_data("worker"), buffer)
-            reduction.dump(self, buffer)
+            buffer.write(self._pickle())
         finally:
             context.set_spawning_popen(None)
         return buffer.getvalue()
+
+    def _pickle(self):
+        from . import _by_value
+
+        try:
+            data, error = bytes(reduction.ForkingPickler.dumps(self)), None
+        except Exception as raised:
+            data, error = None, raised
+        # The initializer may be of a main module that workers cannot import.
+        if error is not None or (_by_value.main_is_no_file() and b"__main__" in data):
+            data = _by_value.dumps(self, error) or data
+        if data is None:
+            raise error
+        return data
 
 
 class _Spawning:
@@ -67,6 +82,8 @@ def begin(payload, name):
 
             what = pool._forked_with[int(payload)]
         _become(what, int(re.search(r"\d+$", name).group()))
+        if what.logs is not None:
+            what.logs.begin()
         if what.initializer is not None:
             what.initializer(*what.initargs)
     except BaseException as error:
@@ -102,11 +119,14 @@ def end():
     util._flush_std_streams()
 
 
-def failure(error):
-    """What is told of a task that raised: the pickle of an exception."""
+def failure(error, bare=False, by_value=False):
+    """What is told of a task that raised: the pickle of an exception.
+
+    bare: SystemExit and its like are told as they are. by_value: classes that only this process knows go with it.
+    """
     from .pool import ExceptionWithTraceback, MaybeEncodingError
 
-    if isinstance(error, (SystemExit, KeyboardInterrupt)):
+    if isinstance(error, (SystemExit, KeyboardInterrupt)) and not bare:
         told = TaskExitError._of(type(error).__name__, getattr(error, "code", None))
         told.__traceback__ = error.__traceback__
         error = told
@@ -114,13 +134,25 @@ def failure(error):
         return bytes(reduction.ForkingPickler.dumps(error))
     wrapped = ExceptionWithTraceback(error, error.__traceback__)
     try:
-        data = bytes(reduction.ForkingPickler.dumps(wrapped))
+        data = _pickled(wrapped, by_value)
         # Exceptions with arguments of their own often pickle, and then do not unpickle.
         pickle.loads(data)
         return data
     except BaseException as reason:
         other = MaybeEncodingError(reason, error)
         return bytes(reduction.ForkingPickler.dumps(_WithTraceback(other, wrapped.tb)))
+
+
+def _pickled(obj, by_value):
+    try:
+        return bytes(reduction.ForkingPickler.dumps(obj))
+    except Exception as error:
+        if by_value:
+            from . import _by_value
+
+            if (data := _by_value.dumps(obj, error)) is not None:
+                return data
+        raise
 
 
 class _WithTraceback:
@@ -139,3 +171,22 @@ def unencodable(error, value):
 
     return MaybeEncodingError(error, value)
 
+
+
+def unopened(error):
+    """The exception for a call that cannot be unpickled."""
+    return Unopened(error)
+
+
+class Unopened(Exception):
+    """A call could not be unpickled in a worker. In the host it is `broody.futures.TransferError`."""
+
+    def __init__(self, error):
+        super().__init__(error)
+        self.__traceback__ = error.__traceback__
+        self.reason = "".join(traceback.format_exception_only(error)).strip()
+
+    def __reduce__(self):
+        from . import futures
+
+        return futures._transfer_error, (f"the call cannot be unpickled in the worker: {self.reason}",)

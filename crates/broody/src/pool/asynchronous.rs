@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::batch::Gathered;
 use super::dispatcher::Shared;
 use super::gather::Gather;
-use crate::Result;
+use crate::{Error, Result};
 
 /// What was handed to a pool by [`Pool::apply_async`](super::Pool::apply_async) or [`Pool::map_async`](super::Pool::map_async), and its result.
 ///
@@ -93,6 +93,31 @@ impl<R> AsyncResult<R> {
         drop(schedule);
         self.pool.nudge();
         Ok(any)
+    }
+
+    /// Gives a single task up if it has not begun. Whether it is given up: it fails with [`Cancelled`](crate::Error::Cancelled) then. One that has begun,
+    /// or is over, is not touched.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::Error::Invalid) for several tasks together, and [`WrongProcess`](crate::Error::WrongProcess) in a fork of the pool's process.
+    pub fn revoke(&self) -> Result<bool> {
+        self.check_owner()?;
+        if !self.batch.is_single() {
+            return Err(Error::Invalid {
+                what: "only a single task can be revoked: use cancel()".to_owned(),
+            });
+        }
+        let mut schedule = self.pool.schedule();
+        let revoked = schedule.revoke(self.batch.batch());
+        schedule.hand_out();
+        drop(schedule);
+        self.pool.nudge();
+        Ok(revoked)
+    }
+
+    /// Whether a worker has begun it, or one of its tasks, and it is not over.
+    pub fn is_running(&self) -> bool {
+        self.check_owner().is_ok() && self.pool.schedule().runs_any_of(self.batch.batch())
     }
 
     /// Has `callback` run with the result when it is there, in a thread for that: callbacks of a pool run one after the other.

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Condvar, Mutex, MutexGuard, mpsc};
 use std::task::Waker;
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use super::schedule::Schedule;
@@ -103,32 +104,61 @@ impl Drop for Locked<'_> {
 
 /// The thread that runs a pool's callbacks, once there is one.
 #[derive(Default)]
-pub(super) struct Callbacks(Mutex<Option<mpsc::Sender<Callback>>>);
+pub(super) struct Callbacks(Mutex<Option<Runner>>);
+
+struct Runner {
+    callbacks: mpsc::Sender<Callback>,
+    thread: ThreadId,
+}
+
+impl Runner {
+    fn start() -> std::io::Result<Self> {
+        let (ours, theirs) = mpsc::channel::<Callback>();
+        let started = helper::start("broody-calls", move || {
+            for callback in theirs {
+                // Its panic has been shown by the hook, and is nobody else's.
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(callback));
+            }
+        });
+        // It ends when the pool is gone and it has nothing more to run.
+        started.map(|thread| Self { callbacks: ours, thread: thread.thread().id() })
+    }
+}
 
 impl Callbacks {
     /// Has it run.
     pub(super) fn run(&self, callback: Callback) {
-        let mut sender = lock(&self.0);
-        if sender.is_none() {
-            let (ours, theirs) = mpsc::channel::<Callback>();
-            let started = helper::start("broody-calls", move || {
-                for callback in theirs {
-                    // Its panic has been shown by the hook, and is nobody else's.
-                    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(callback));
-                }
-            });
-            match started {
-                // It ends when the pool is gone and it has nothing more to run.
-                Ok(_) => *sender = Some(ours),
+        let mut runner = lock(&self.0);
+        if runner.is_none() {
+            match Runner::start() {
+                Ok(started) => *runner = Some(started),
                 // Without a thread to be had, here: late is better than never.
                 Err(_) => {
-                    drop(sender);
+                    drop(runner);
                     return callback();
                 }
             }
         }
-        if let Some(sender) = sender.as_ref() {
-            let _ = sender.send(callback);
+        if let Some(runner) = runner.as_ref() {
+            let _ = runner.callbacks.send(callback);
+        }
+    }
+
+    /// Waits until those have run that were to be run before, at most until `deadline`. Whether they have. One of them does not wait for itself.
+    pub(super) fn wait(&self, deadline: Option<Instant>) -> bool {
+        let (tell, told) = mpsc::channel();
+        match lock(&self.0).as_ref() {
+            Some(runner) if runner.thread != std::thread::current().id() => {
+                let _ = runner.callbacks.send(Box::new(move || _ = tell.send(())));
+            }
+            _ => return true,
+        }
+        match deadline {
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                !matches!(told.recv_timeout(left), Err(mpsc::RecvTimeoutError::Timeout))
+            }
+            None => told.recv().is_ok(),
         }
     }
 }
