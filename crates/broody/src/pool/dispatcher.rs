@@ -55,6 +55,8 @@ pub(super) struct Shared {
     /// Long messages that come and go need no new pages meanwhile.
     _keeper: Arc<Held>,
     owner: Pid,
+    /// Workers may run while a thread looks for their answers.
+    many_cpus: bool,
 }
 
 impl Shared {
@@ -83,6 +85,7 @@ impl Shared {
             recipe,
             _keeper: memory::keep_pages()?,
             owner: Context::current().pid,
+            many_cpus: crate::cpu_count() > 1,
         };
         let mut schedule = shared.schedule();
         for (number, seat) in schedule.claim_starts() {
@@ -198,7 +201,11 @@ impl Shared {
             if let Some((number, worker)) = place {
                 let limit =
                     deadline.map_or(BOUND, |deadline| deadline.saturating_duration_since(Instant::now()));
-                worker.doorbell().sleep(limit);
+                if self.many_cpus {
+                    worker.doorbell().watch(limit);
+                } else {
+                    worker.doorbell().sleep(limit);
+                }
                 let mut schedule = self.schedule();
                 schedule.end_sleep(number);
                 if schedule.must_begin_to_look() | schedule.must_watch() {
