@@ -26,7 +26,7 @@ def look_at_main():
 
 
 def dumps(obj, error):
-    """The pickle of `obj` by value; None without cloudpickle, and if it cannot be pickled so either. `error` is why it cannot be by name."""
+    """The pickle of `obj` by value; None without cloudpickle, and if what cannot be pickled by name, for which `error` is, cannot be so either."""
     import pickle
 
     if error is not None and not isinstance(error, (pickle.PicklingError, AttributeError, TypeError)):
@@ -37,6 +37,8 @@ def dumps(obj, error):
     try:
         kind(buffer, protocol=5).dump(obj)
     except Exception:
+        if error is None:
+            raise
         return None
     return buffer.getvalue()
 
@@ -48,7 +50,10 @@ def _kind():
         try:
             import cloudpickle
         except ImportError:
-            return None
+            if "joblib" not in sys.modules:
+                return None
+            # It brings one along.
+            from joblib.externals import cloudpickle
         from collections import ChainMap
 
         class Pickler(cloudpickle.Pickler):

@@ -27,7 +27,7 @@ class Bar:
             self._bar = tqdm(total=total, desc=self._name, disable=False if is_notebook else None)
 
     def show(self, done):
-        """So many are done."""
+        """So many are done. Nothing, once it is closed: a map that was interrupted goes on for a moment."""
         more, self._done = done - self._done, done
         if self._bar is not None:
             self._bar.update(more)
@@ -44,6 +44,7 @@ class Bar:
     def close(self):
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
         elif self._line is not None:
             self._line.write("\n")
             self._line = None

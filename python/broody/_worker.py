@@ -7,7 +7,7 @@ import re
 import threading
 import traceback
 
-from . import context, process, reduction, spawn, util
+from . import _child, context, process, reduction, spawn, util
 from .exceptions import TaskExitError
 
 __all__ = []
@@ -16,7 +16,7 @@ __all__ = []
 class Begin:
     """What a pool's workers have to know before their first task."""
 
-    def __init__(self, initializer, initargs, method, first, logs=None):
+    def __init__(self, initializer, initargs, method, first, logs=None, settings={}):
         current = process.current_process()
         self.method = method
         self.first = first
@@ -26,13 +26,19 @@ class Begin:
         self.initializer = initializer
         self.initargs = initargs
         self.logs = logs
+        self.without_main = bool(settings.get("without_main"))
+        self.has_environment = bool(settings.get("environment"))
 
     def encode(self):
         """For workers that are no forks of this process."""
         buffer = io.BytesIO()
         context.set_spawning_popen(_Spawning)
         try:
-            reduction.dump(spawn.get_preparation_data("worker"), buffer)
+            data = spawn.get_preparation_data("worker")
+            if self.without_main:
+                data.pop("init_main_from_name", None)
+                data.pop("init_main_from_path", None)
+            reduction.dump(data, buffer)
             buffer.write(self._pickle())
         finally:
             context.set_spawning_popen(None)
@@ -46,7 +52,8 @@ class Begin:
         except Exception as raised:
             data, error = None, raised
         # The initializer may be of a main module that workers cannot import.
-        if error is not None or (_by_value.main_is_no_file() and b"__main__" in data):
+        is_lacking = self.without_main or _by_value.main_is_no_file()
+        if error is not None or (is_lacking and b"__main__" in data):
             data = _by_value.dumps(self, error) or data
         if data is None:
             raise error
@@ -67,8 +74,6 @@ def begin(payload, name):
     """In the worker: becomes one. Why it cannot, as text; None if it can."""
     try:
         if payload.startswith(b"\x80"):
-            from . import _child
-
             _child._take_environment()
             file = io.BytesIO(payload)
             process.current_process()._inheriting = True
@@ -81,6 +86,8 @@ def begin(payload, name):
             from . import pool
 
             what = pool._forked_with[int(payload)]
+            if what.has_environment:
+                _child._take_environment()
         _become(what, int(re.search(r"\d+$", name).group()))
         if what.logs is not None:
             what.logs.begin()

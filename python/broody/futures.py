@@ -116,14 +116,15 @@ class Future(_standard.Future):
     def _waiters(self, waiters):
         self.__dict__["_waiters"] = waiters
 
-    def _push(self):
-        """From now on the engine's thread brings the result."""
+    def _push(self, enter=None):
+        """From now on the engine's thread brings the result; `enter()` before it does."""
         with self._condition:
-            pending = self._pending
-            if pending is None or self._is_pushed:
-                return
+            pending = None if self._is_pushed else self._pending
             self._is_pushed = True
-        pending.on_done(self._settle)
+        if enter is not None:
+            enter()
+        if pending is not None:
+            pending.on_done(self._settle)
 
     def _settle(self):
         """The task is over: takes its result."""
@@ -177,9 +178,9 @@ class Future(_standard.Future):
         return super().exception(self._await(timeout))
 
     def add_done_callback(self, fn):
-        """Calls `fn(future)` when it is over: in a thread of the engine's, or here if it is over already."""
-        super().add_done_callback(fn)
-        self._push()
+        """Calls `fn(future)` when it is over: in a thread of the engine's, or here if its result has been taken already."""
+        # Not here if it is only just over: a callback that submits the next call would go ever deeper.
+        self._push(lambda: super(Future, self).add_done_callback(fn))
 
     def running(self):
         """Whether a worker runs it."""
@@ -210,6 +211,11 @@ class Future(_standard.Future):
         self._settle()
         return self.cancelled()
 
+    def _abandon(self):
+        """As `terminate`, without waiting for the worker's end."""
+        if (pending := self._pending) is not None:
+            pending.cancel()
+
     def __await__(self):
         """Waits in an event loop of asyncio. Whoever is cancelled while he waits ends the call, also if it runs."""
         import asyncio
@@ -219,8 +225,8 @@ class Future(_standard.Future):
             return (yield from mine)
         finally:
             # Not waited for here: the loop has other things to do.
-            if mine.cancelled() and (pending := self._pending) is not None:
-                pending.cancel()
+            if mine.cancelled():
+                self._abandon()
 
     def __reduce__(self):
         raise TypeError("futures cannot be passed between processes or pickled")

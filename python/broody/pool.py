@@ -439,7 +439,7 @@ def _make_engine(ctx, workers, initializer, initargs, settings, forward_logs=Fal
         from ._logs import Forwarding
 
         logs = Forwarding(ctx)
-    begin = _worker.Begin(initializer, initargs, method, first, logs and logs.source)
+    begin = _worker.Begin(initializer, initargs, method, first, logs and logs.source, settings)
     number = next(_numbers)
     encode = begin.encode
     if method == "fork":

@@ -16,10 +16,11 @@ pub(crate) fn main_is_no_file(is_none: bool) {
     MAIN_IS_NO_FILE.store(is_none, Ordering::Relaxed);
 }
 
-/// Whether these bytes name something of a main module that workers cannot import.
-pub(crate) fn needs_main(pickle: &[u8]) -> bool {
+/// Whether these bytes name something of a main module that workers do not import; that they never do is said by `without_main`.
+pub(crate) fn needs_main(pickle: &[u8], without_main: bool) -> bool {
     const MAIN: &[u8] = b"__main__";
-    MAIN_IS_NO_FILE.load(Ordering::Relaxed) && pickle.windows(MAIN.len()).any(|bytes| bytes == MAIN)
+    (without_main || MAIN_IS_NO_FILE.load(Ordering::Relaxed))
+        && pickle.windows(MAIN.len()).any(|bytes| bytes == MAIN)
 }
 
 /// The pickle of `object` by value, in the place of one by name or of the error that there was; `None` where there is none.

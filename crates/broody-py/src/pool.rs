@@ -1,6 +1,6 @@
 //! Pools: Python's calls as tasks of the engine's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +20,13 @@ use crate::waiting;
 
 /// A pool of workers. The class `broody.pool.Pool` gives it the face that Python's users know.
 #[pyclass(frozen, weakref)]
-pub(crate) struct Pool(Option<Arc<broody::Pool>>, AtomicBool);
+pub(crate) struct Pool {
+    pool: Option<Arc<broody::Pool>>,
+    /// Somebody wants to see the names of functions.
+    traced: AtomicBool,
+    /// The workers do not import the program's main module.
+    without_main: bool,
+}
 
 /// How long a worker that is just being started is waited for.
 const START: Duration = Duration::from_secs(10);
@@ -73,6 +79,7 @@ impl Pool {
             .start_method(method)
             .initializer(tasks::begin, encoded(encode)?)
             .finalizer(tasks::end, ());
+        let mut without_main = false;
         for (name, value) in settings {
             if value.is_none() {
                 continue;
@@ -86,6 +93,14 @@ impl Pool {
                 "start_timeout" => builder.start_timeout(Duration::from_secs_f64(value.extract()?)),
                 "max_queue" => builder.max_queued(value.extract()?, WhenFull::Wait),
                 "nice" => builder.nice(value.extract()?),
+                "environment" => {
+                    let variables: BTreeMap<String, String> = value.extract()?;
+                    variables.into_iter().fold(builder, |builder, (name, value)| builder.env(name, value))
+                }
+                "without_main" => {
+                    without_main = value.extract()?;
+                    builder
+                }
                 "pin_cpus" => builder.pin_cpus(value.extract()?),
                 "policy" => {
                     let policy = value.extract::<&str>()?.parse::<Scheduling>();
@@ -95,7 +110,7 @@ impl Pool {
             };
         }
         let pool = py.detach(move || builder.build()).map_err(|error| exception(py, error))?;
-        Ok(Self(Some(Arc::new(pool)), AtomicBool::new(false)))
+        Ok(Self { pool: Some(Arc::new(pool)), traced: AtomicBool::new(false), without_main })
     }
 
     /// Hands in one task: `function(*arguments, **keywords)`.
@@ -107,7 +122,7 @@ impl Pool {
         keywords: &Bound<'_, PyAny>,
         terms: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Pending> {
-        let task = tasks::call(function, arguments, keywords, false)?;
+        let task = tasks::call(function, arguments, keywords, self.kind(false))?;
         self.hand_in(py, vec![task], self.name_of(function), terms)
     }
 
@@ -120,7 +135,7 @@ impl Pool {
         keywords: &Bound<'py, PyAny>,
         terms: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        match tasks::call(function, arguments, keywords, true) {
+        match tasks::call(function, arguments, keywords, self.kind(true)) {
             Ok(task) => {
                 let pending = self.hand_in(py, vec![task], self.name_of(function), terms)?;
                 Ok(Bound::new(py, pending)?.into_any())
@@ -145,10 +160,11 @@ impl Pool {
         terms: Option<&Bound<'_, PyDict>>,
         tell: Option<Py<PyAny>>,
     ) -> PyResult<Pending> {
-        let head = tasks::head(function, star, chunk_size, false)?;
+        let common = self.kind(false);
+        let head = tasks::head(function, star, chunk_size, common)?;
         let mut items = items.try_iter()?;
         let mut tasks = Vec::new();
-        while let Some(task) = tasks::chunk(&head, &mut items, chunk_size)? {
+        while let Some(task) = tasks::chunk(&head, &mut items, chunk_size, common)? {
             tasks.push(task);
         }
         let Some(tell) = tell else { return self.hand_in(py, tasks, self.name_of(function), terms) };
@@ -181,7 +197,7 @@ impl Pool {
     ) -> PyResult<Stream> {
         let options = options(terms)?;
         let name = self.name_of(function);
-        let source = tasks::Source::new(function, star, items, chunk_size, bare)?;
+        let source = tasks::Source::new(function, star, items, chunk_size, self.kind(bare))?;
         let failure = source.failure();
         self.with(py, |pool| {
             let with = named(pool.with(options), name);
@@ -213,7 +229,7 @@ impl Pool {
     #[pyo3(signature = (timeout=None))]
     fn join(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let ended = waiting::wait(py, waiting::limit(timeout), |limit| {
-            match self.0.as_ref().map(|pool| pool.join_timeout(limit)) {
+            match self.pool.as_ref().map(|pool| pool.join_timeout(limit)) {
                 Some(Ok(false)) => None,
                 Some(Err(error)) => Some(Err(error)),
                 _ => Some(Ok(())),
@@ -242,7 +258,7 @@ impl Pool {
     #[pyo3(signature = (timeout=None))]
     fn join_callbacks(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let ran = waiting::wait(py, waiting::limit(timeout), |limit| {
-            match self.0.as_ref().map(|pool| pool.await_callbacks(limit)) {
+            match self.pool.as_ref().map(|pool| pool.await_callbacks(limit)) {
                 Some(Ok(false)) => None,
                 Some(Err(error)) => Some(Err(error)),
                 _ => Some(Ok(())),
@@ -264,7 +280,7 @@ impl Pool {
     /// Collects from now on what happens.
     fn trace(&self, py: Python<'_>) -> PyResult<Trace> {
         let trace = self.with(py, broody::Pool::trace)?;
-        self.1.store(true, Ordering::Relaxed);
+        self.traced.store(true, Ordering::Relaxed);
         Ok(Trace(Mutex::new(trace)))
     }
 
@@ -305,7 +321,7 @@ impl Pool {
         py: Python<'_>,
         act: impl FnOnce(&broody::Pool) -> broody::Result<T> + Send,
     ) -> PyResult<T> {
-        let done = py.detach(|| self.0.as_deref().map(act));
+        let done = py.detach(|| self.pool.as_deref().map(act));
         match done {
             Some(Ok(value)) => Ok(value),
             Some(Err(error)) => Err(exception(py, error)),
@@ -324,9 +340,13 @@ impl Pool {
         self.with(py, |pool| named(pool.with(options), name).map_async(tasks::run, tasks)).map(Pending)
     }
 
+    fn kind(&self, bare: bool) -> tasks::Kind {
+        tasks::Kind { bare, without_main: self.without_main }
+    }
+
     /// The name of a function in a trace, where there is one.
     fn name_of(&self, function: &Bound<'_, PyAny>) -> Option<&'static str> {
-        if !self.1.load(Ordering::Relaxed) {
+        if !self.traced.load(Ordering::Relaxed) {
             return None;
         }
         let name = function.getattr("__qualname__").or_else(|_| function.get_type().getattr("__qualname__"));
@@ -372,7 +392,7 @@ impl Trace {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        let pool = self.0.take();
+        let pool = self.pool.take();
         // Its end waits for the pool's thread, which may need the GIL.
         Python::attach(|py| py.detach(|| drop(pool)));
     }
@@ -390,8 +410,10 @@ pub(crate) struct Pending(AsyncResult<Vec<Answer>>);
 
 #[pymethods]
 impl Pending {
-    fn ready(&self, py: Python<'_>) -> bool {
-        py.detach(|| self.0.ready())
+    // With the GIL, where nothing is waited for that somebody may hold who waits for the GIL: to let go of it and to have it again costs more than the rest.
+
+    fn ready(&self) -> bool {
+        self.0.ready()
     }
 
     /// What the tasks gave, in their order, after waiting for at most `timeout` seconds; None if it is not there then. Raises what the first one (in
@@ -411,7 +433,7 @@ impl Pending {
 
     /// What a single task gave, which is ready; raises what it raised. What cannot be unpickled is a TransferError.
     fn outcome<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        match py.detach(|| self.0.get_timeout(Duration::ZERO)) {
+        match self.0.try_get() {
             Ok(answers) => match answers.and_then(|mut answers| answers.pop()) {
                 Some(answer) => answer.open_bare(py),
                 None => Err(PyValueError::new_err("it is not ready")),
@@ -446,8 +468,7 @@ impl Pending {
 
     /// Calls `function()` when it is ready, in a thread of the engine's.
     fn on_done(&self, py: Python<'_>, function: Py<PyAny>) -> PyResult<()> {
-        let call = calling(function);
-        py.detach(|| self.0.on_done(move |_| call())).map_err(|error| exception(py, error))
+        self.0.when_done(calling(function)).map_err(|error| exception(py, error))
     }
 }
 

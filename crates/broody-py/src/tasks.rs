@@ -40,28 +40,38 @@ const BY_VALUE: u8 = 0x80;
 /// The longest name of a function that is kept, in bytes.
 const LONGEST_NAME: usize = 512;
 
+/// What tasks of a pool have in common.
+#[derive(Clone, Copy)]
+pub(crate) struct Kind {
+    /// They are an executor's.
+    pub(crate) bare: bool,
+    /// The workers do not import the program's main module.
+    pub(crate) without_main: bool,
+}
+
 /// A task that is one call.
 pub(crate) fn call(
     function: &Bound<'_, PyAny>,
     arguments: &Bound<'_, PyAny>,
     keywords: &Bound<'_, PyAny>,
-    bare: bool,
+    kind: Kind,
 ) -> PyResult<Encoded> {
     let call = PyTuple::new(function.py(), [function, arguments, keywords])?;
-    encode(call.as_any(), &[CALL | if bare { BARE } else { 0 }])
+    encode(call.as_any(), &[CALL | if kind.bare { BARE } else { 0 }], kind.without_main)
 }
 
 /// What tasks of `function` begin with, of so many items each.
-pub(crate) fn head(function: &Bound<'_, PyAny>, star: bool, size: usize, bare: bool) -> PyResult<Vec<u8>> {
+pub(crate) fn head(function: &Bound<'_, PyAny>, star: bool, size: usize, common: Kind) -> PyResult<Vec<u8>> {
     // By itself, and without buffers: it is unpickled again and again.
     let (pickled, valued) = match pickling::dumps(function) {
-        Ok(pickled) if !by_value::needs_main(&pickled) => (pickled, 0),
+        Ok(pickled) if !by_value::needs_main(&pickled, common.without_main) => (pickled, 0),
         plain => match by_value::pickle(function, plain.as_ref().err())? {
             Some(pickled) => (pickled, BY_VALUE),
             None => (plain?, 0),
         },
     };
-    let kind = if size == 1 { ONE } else { EACH } | if star { STAR } else { 0 } | if bare { BARE } else { 0 };
+    let kind =
+        if size == 1 { ONE } else { EACH } | if star { STAR } else { 0 } | if common.bare { BARE } else { 0 };
     let kind = if is_name(function, &pickled) { kind | NAMED } else { kind };
     let mut head = vec![kind | valued];
     head.extend((pickled.len() as u32).to_le_bytes());
@@ -70,10 +80,10 @@ pub(crate) fn head(function: &Bound<'_, PyAny>, star: bool, size: usize, bare: b
 }
 
 /// The message of `object` behind `prefix`, which begins with the kind of a task.
-fn encode(object: &Bound<'_, PyAny>, prefix: &[u8]) -> PyResult<Encoded> {
+fn encode(object: &Bound<'_, PyAny>, prefix: &[u8], without_main: bool) -> PyResult<Encoded> {
     let plain = pickling::encode(object, prefix);
     match plain {
-        Ok(encoded) if !by_value::needs_main(&encoded.bytes[prefix.len()..]) => Ok(encoded),
+        Ok(encoded) if !by_value::needs_main(&encoded.bytes[prefix.len()..], without_main) => Ok(encoded),
         plain => match by_value::pickle(object, plain.as_ref().err())? {
             Some(pickled) => {
                 let mut prefix = prefix.to_vec();
@@ -90,16 +100,17 @@ pub(crate) fn chunk(
     head: &[u8],
     items: &mut Bound<'_, PyIterator>,
     size: usize,
+    common: Kind,
 ) -> PyResult<Option<Encoded>> {
     if size == 1 {
         let item = items.next().transpose()?;
-        return item.map(|item| encode(&item, head)).transpose();
+        return item.map(|item| encode(&item, head, common.without_main)).transpose();
     }
     static SLICE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = items.py();
     let slice = SLICE.import(py, "itertools", "islice")?.call1((&*items, size))?;
     let chunk = py.get_type::<PyList>().call1((slice,))?;
-    if chunk.is_truthy()? { encode(&chunk, head).map(Some) } else { Ok(None) }
+    if chunk.is_truthy()? { encode(&chunk, head, common.without_main).map(Some) } else { Ok(None) }
 }
 
 /// Whether a function's pickle says only where it is to be found.
@@ -343,6 +354,7 @@ pub(crate) struct Source {
     head: Vec<u8>,
     items: Py<PyIterator>,
     size: usize,
+    common: Kind,
     failure: FailureOf,
 }
 
@@ -352,10 +364,10 @@ impl Source {
         star: bool,
         items: &Bound<'_, PyAny>,
         size: usize,
-        bare: bool,
+        common: Kind,
     ) -> PyResult<Self> {
-        let (head, items) = (head(function, star, size, bare)?, items.try_iter()?.unbind());
-        Ok(Self { head, items, size, failure: FailureOf::default() })
+        let (head, items) = (head(function, star, size, common)?, items.try_iter()?.unbind());
+        Ok(Self { head, items, size, common, failure: FailureOf::default() })
     }
 
     pub(crate) fn failure(&self) -> FailureOf {
@@ -363,7 +375,7 @@ impl Source {
     }
 
     fn make(&self, py: Python<'_>) -> PyResult<Option<Encoded>> {
-        chunk(&self.head, &mut self.items.bind(py).clone(), self.size)
+        chunk(&self.head, &mut self.items.bind(py).clone(), self.size, self.common)
     }
 }
 

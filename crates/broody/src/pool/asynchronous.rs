@@ -65,6 +65,15 @@ impl<R> AsyncResult<R> {
         self.decode().map(Some)
     }
 
+    /// The result, if it is over; never waits, nor for the pool's lock.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn try_get(&self) -> Result<Option<R>> {
+        self.check_owner()?;
+        if self.batch.is_complete() { self.decode().map(Some) } else { Ok(None) }
+    }
+
     /// Waits until it is over, at most for `limit`. Whether it is.
     ///
     /// # Errors
@@ -128,10 +137,17 @@ impl<R> AsyncResult<R> {
     where
         R: 'static,
     {
-        self.check_owner()?;
         let (batch, decode) = (self.batch.clone(), self.decode);
-        let callback = Box::new(move || callback(decode(&batch, batch.batch().name)));
-        if let Some(callback) = self.batch.call_when_complete(callback) {
+        self.when_done(move || callback(decode(&batch, batch.batch().name)))
+    }
+
+    /// As [`on_done`](Self::on_done), without the result.
+    ///
+    /// # Errors
+    /// As [`on_done`](Self::on_done).
+    pub fn when_done(&self, callback: impl FnOnce() + Send + 'static) -> Result<()> {
+        self.check_owner()?;
+        if let Some(callback) = self.batch.call_when_complete(Box::new(callback)) {
             self.pool.call_back(callback);
         }
         Ok(())

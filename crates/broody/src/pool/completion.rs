@@ -90,12 +90,16 @@ impl DerefMut for Locked<'_> {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
+        let due = DUE.try_with(RefCell::take).unwrap_or_default();
+        // Before anybody can see the answers: who waits for callbacks finds these among them.
+        let others: Vec<_> =
+            due.into_iter().filter_map(|completion| self.callbacks.queue(completion)).collect();
         self.schedule = None;
         self.room.into_iter().for_each(Condvar::notify_all);
-        for completion in DUE.try_with(RefCell::take).unwrap_or_default() {
+        for completion in others {
             match completion {
                 Completion::Wake(waker) => waker.wake(),
-                Completion::Call(callback) => self.callbacks.run(callback),
+                Completion::Call(callback) => callback(),
                 Completion::Drop(done_with) => drop(done_with),
             }
         }
@@ -128,19 +132,24 @@ impl Runner {
 impl Callbacks {
     /// Has it run.
     pub(super) fn run(&self, callback: Callback) {
+        if let Some(Completion::Call(callback)) = self.queue(Completion::Call(callback)) {
+            callback();
+        }
+    }
+
+    /// Has it run, if it is a callback; gives it back if it is not, or if there is no thread to be had: late is better than never.
+    fn queue(&self, completion: Completion) -> Option<Completion> {
+        let Completion::Call(callback) = completion else { return Some(completion) };
         let mut runner = lock(&self.0);
         if runner.is_none() {
-            match Runner::start() {
-                Ok(started) => *runner = Some(started),
-                // Without a thread to be had, here: late is better than never.
-                Err(_) => {
-                    drop(runner);
-                    return callback();
-                }
-            }
+            *runner = Runner::start().ok();
         }
-        if let Some(runner) = runner.as_ref() {
-            let _ = runner.callbacks.send(callback);
+        match runner.as_ref() {
+            Some(runner) => {
+                let _ = runner.callbacks.send(callback);
+                None
+            }
+            None => Some(Completion::Call(callback)),
         }
     }
 

@@ -146,6 +146,8 @@ impl Shared {
 
     /// Waits until callbacks have run that are due by now, at most until `deadline`. Whether they have.
     pub(super) fn await_callbacks(&self, deadline: Option<Instant>) -> bool {
+        // Whoever has just delivered something has given its callback to the thread then.
+        drop(self.schedule());
         self.callbacks.wait(deadline)
     }
 
