@@ -169,7 +169,7 @@ def test_calls_may_have_limits_and_be_tried_again(ctx, tmp_path):
         with pytest.raises(TaskTimeoutError) as told:
             quick.submit(time.sleep, PATIENCE).result(PATIENCE)
         assert told.value.limit == pytest.approx(0.2)
-        assert list(quick.options(retries=2).map(square, range(3))) == [0, 1, 4]
+        assert list(quick.options(timeout=PATIENCE, retries=2).map(square, range(3))) == [0, 1, 4]
         with pytest.raises(WorkerLostError):
             executor.options(retries=0).submit(die).result(PATIENCE)
         with pytest.raises(ValueError):
@@ -232,6 +232,17 @@ def test_map_is_lazy_in_what_it_gives_and_eager_in_what_it_takes(executor):
             executor.map(square, [1], buffersize=bad)
     with pytest.raises(TypeError):
         executor.map(square, [1], buffersize=1.5)
+
+
+def test_ctrl_c_while_items_are_taken_is_told_at_once(executor):
+    def items(number):
+        yield from range(number)
+        raise KeyboardInterrupt
+
+    for buffersize in (None, 5):
+        with pytest.raises(KeyboardInterrupt):
+            executor.map(square, items(3), buffersize=buffersize)
+    assert executor.submit(square, 3).result(PATIENCE) == 9
 
 
 def test_a_buffer_bounds_what_map_takes(executor):

@@ -483,12 +483,13 @@ pub(crate) struct Stream {
 #[pymethods]
 impl Stream {
     /// Takes all that is left of the caller's items, and hands it in.
-    fn hand_in_all(&self, py: Python<'_>) {
+    fn hand_in_all(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| {
             if let Some(imap) = lock(&self.imap).as_mut() {
                 imap.hand_in_all();
             }
         });
+        self.failure.interrupt(py)
     }
 
     /// What the next task gave. Raises what the task raised, TimeoutError if it is not there after `timeout` seconds, and StopIteration in the end.
@@ -533,8 +534,9 @@ impl Stream {
     }
 
     /// Hands in the first tasks, before a result is asked for.
-    fn begin(&self, py: Python<'_>) {
+    fn begin(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| lock(&self.imap).as_mut().map(Imap::begin));
+        self.failure.interrupt(py)
     }
 
     /// Says whether tasks that were handed in are done also when this is forgotten.

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use broody::embed::Encoded;
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyCFunction, PyDict, PyFunction, PyIterator, PyList, PyTuple, PyType};
@@ -342,6 +342,15 @@ pub(crate) struct FailureOf(Arc<Mutex<Option<PyErr>>>);
 impl FailureOf {
     pub(crate) fn take(&self) -> Option<PyErr> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The error, if it is one that ends the program, and not of the items.
+    pub(crate) fn interrupt(&self, py: Python<'_>) -> PyResult<()> {
+        let mut failure = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match failure.take_if(|error| !error.is_instance_of::<PyException>(py)) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
     }
 
     fn set(&self, error: PyErr) {

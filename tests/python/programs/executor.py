@@ -10,7 +10,8 @@ from broody.futures import ProcessPoolExecutor
 
 def say(word, delay=0.3):
     time.sleep(delay)
-    print(word, flush=True)
+    # In one piece, whoever else writes.
+    os.write(1, f"{word}\n".encode())
 
 
 def fork_and_submit(executor):
@@ -29,7 +30,7 @@ def main(method, how):
     context = broody.get_context(method)
     executor = ProcessPoolExecutor(2, context)
     if how == "never_shut_down":
-        executor.submit(say, "done").add_done_callback(lambda future: print("called", flush=True))
+        executor.submit(say, "done").add_done_callback(lambda future: say("called", 0))
     elif how == "forgotten":
         executor.submit(say, "done")
         executor.map(say, ["mapped"])
