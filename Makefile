@@ -32,7 +32,7 @@ test-rust:
 $(VENV)/installed: pyproject.toml $(shell find python crates Cargo.lock -type f \
 		-not -name '*.so' -not -name broody-supervisor -not -name '*.pyc')
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check pytest mypy .
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check pytest mypy joblib cloudpickle tqdm .
 	touch $@
 
 test-python: $(VENV)/installed
@@ -43,6 +43,7 @@ test-python: $(VENV)/installed
 METHODS ?= fork spawn forkserver
 conformance: $(VENV)/installed
 	CONFORMANCE_INSTALLED=1 $(VENV)/bin/python tests/conformance/run.py $(METHODS)
+	CONFORMANCE_INSTALLED=1 $(VENV)/bin/python tests/conformance/executor.py $(METHODS)
 
 # Kills after every instruction, and ten minutes of chaos.
 test-full:

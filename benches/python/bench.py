@@ -175,6 +175,43 @@ def arrays_of_8_mb_as_results(peer):
     return 0.32 / timed(lambda: pool.map(array, range(40), 1), 2)
 
 
+# Executors, beside the standard's of concurrent.futures
+
+
+def executor(peer):
+    if peer == "loky":
+        from loky import get_reusable_executor
+
+        return get_reusable_executor(2)
+    name = "concurrent.futures" if peer == "std" else "broody.futures"
+    return importlib.import_module(name).ProcessPoolExecutor(2, mp_context=module(peer).get_context("fork"))
+
+
+@row("us", 1 / 4, ("loky",), more=False)
+def executor_submit_round_trip(peer):
+    pool = executor(peer)
+    pool.submit(noop, 1).result()
+    return median(lambda: pool.submit(noop, 1).result(), 1000) * 1e6
+
+
+@row("tasks/s", 10, ("loky",))
+def executor_map_chunksize_1(peer):
+    pool = executor(peer)
+    list(pool.map(noop, range(100)))
+    count = 20000 if peer == "broody" else 3000
+    return count / timed(lambda: list(pool.map(noop, range(count))))
+
+
+@row("tasks/s", 4, ("loky",))
+def executor_submit_many_as_completed(peer):
+    from concurrent.futures import as_completed
+
+    pool = executor(peer)
+    list(pool.map(noop, range(100)))
+    count = 10000 if peer == "broody" else 3000
+    return count / timed(lambda: [done.result() for done in as_completed([pool.submit(noop, i) for i in range(count)])])
+
+
 # Queues and pipes
 
 

@@ -4,7 +4,7 @@ import os
 import pickle
 import threading
 
-from . import context, process, reduction, spawn, util
+from . import _child, context, process, reduction, spawn, util
 
 __all__ = []
 
@@ -12,19 +12,38 @@ __all__ = []
 class Begin:
     """What a pool's workers have to know before their first task."""
 
-    def __init__(self, pool, method, first):
+    def __init__(self, initializer, initargs, method, first, logs=None, settings={}):
         current = process.current_process()
         self.method = method
         self.first = first
         self.identity = current._identity
         self.config = {**current._config, "daemon": True}
         self.parent = (current.name, os.getpid())
-        self.initializer = pool._initializer
-        self.initargs = pool._initargs
+        self.initializer = initializer
+        self.initargs = initargs
+        self.logs = logs
+        self.without_main = bool(settings.get("without_main"))
+        self.has_environment = bool(settings.get("environment"))
 
     def encode(self):
         """For workers that are no forks of this process."""
-        return spawn._pack("worker", self, _Spawning)
+        leave_out = ("init_main_from_name", "init_main_from_path") if self.without_main else ()
+        return spawn._pack("worker", self._pickle, _Spawning, leave_out)
+
+    def _pickle(self):
+        from . import _by_value
+
+        try:
+            data, error = bytes(reduction.ForkingPickler.dumps(self)), None
+        except Exception as raised:
+            data, error = None, raised
+        # The initializer may be of a main module that workers cannot import.
+        is_lacking = self.without_main or _by_value.main_is_no_file()
+        if error is not None or (is_lacking and b"__main__" in data):
+            data = _by_value.dumps(self, error) or data
+        if data is None:
+            raise error
+        return data
 
 
 class _Spawning:
@@ -41,15 +60,17 @@ def begin(payload, name):
     """In the worker: becomes one. Why it cannot, as text; None if it can."""
     try:
         if payload.startswith(b"\x80"):
-            from . import _child
-
             _child._take_environment()
             what = spawn._unpack(payload)
         else:
             from . import pool
 
             what = pool._forked_with[int(payload)]
+            if what.has_environment:
+                _child._take_environment()
         _become(what, int(name.rpartition("-")[2]))
+        if what.logs is not None:
+            what.logs.begin()
         if what.initializer is not None:
             what.initializer(*what.initargs)
     except BaseException as error:
@@ -87,11 +108,14 @@ def end():
     util._flush_std_streams()
 
 
-def failure(error):
-    """What is told of a task that raised: the pickle of an exception."""
+def failure(error, bare=False, by_value=False):
+    """What is told of a task that raised: the pickle of an exception.
+
+    bare: SystemExit and its like are told as they are. by_value: classes that only this process knows go with it.
+    """
     from .pool import ExceptionWithTraceback, MaybeEncodingError
 
-    if isinstance(error, (SystemExit, KeyboardInterrupt)):
+    if isinstance(error, (SystemExit, KeyboardInterrupt)) and not bare:
         from .exceptions import TaskExitError
 
         told = TaskExitError._of(type(error).__name__, getattr(error, "code", None))
@@ -101,7 +125,7 @@ def failure(error):
         return bytes(reduction.ForkingPickler.dumps(error))
     wrapped = ExceptionWithTraceback(error, error.__traceback__)
     try:
-        data = bytes(reduction.ForkingPickler.dumps(wrapped))
+        data = _pickled(wrapped, by_value)
         # Exceptions with arguments of their own often pickle, and then do not unpickle.
         pickle.loads(data)
         return data
@@ -110,9 +134,41 @@ def failure(error):
         return bytes(reduction.ForkingPickler.dumps(wrapped))
 
 
+def _pickled(obj, by_value):
+    try:
+        return bytes(reduction.ForkingPickler.dumps(obj))
+    except Exception as error:
+        if by_value:
+            from . import _by_value
+
+            if (data := _by_value.dumps(obj, error)) is not None:
+                return data
+        raise
+
+
 def unencodable(error, value):
     """The exception for a result that cannot be pickled."""
     from .pool import MaybeEncodingError
 
     return MaybeEncodingError(error, value)
 
+
+def unopened(error):
+    """The exception for a call that cannot be unpickled."""
+    return Unopened(error)
+
+
+class Unopened(Exception):
+    """A call could not be unpickled in a worker. In the host it is `broody.futures.TransferError`."""
+
+    def __init__(self, error):
+        import traceback
+
+        super().__init__(error)
+        self.__traceback__ = error.__traceback__
+        self.reason = "".join(traceback.format_exception_only(error)).strip()
+
+    def __reduce__(self):
+        from . import futures
+
+        return futures._transfer_error, (f"the call cannot be unpickled in the worker: {self.reason}",)

@@ -63,6 +63,7 @@ class BaseContext:
         name: str | None = None,
         nice: int | None = None,
         pin_cpus: bool | None = None,
+        forward_logs: bool = False,
     ) -> _Pool: ...
     def RawValue(self, typecode_or_type: str | type[ctypes._CData], *args: Any) -> Any: ...
     def RawArray(

@@ -9,7 +9,7 @@ from .context import ProcessError, TimeoutError
 
 __all__ = [
     "WorkerLostError", "TaskTimeoutError", "TaskMemoryError", "TaskCancelledError", "TaskExitError", "PoolFullError",
-    "PoolTerminatedError", "PoolBrokenError", "OwnerDiedError", "OwnerDiedWarning",
+    "PoolTerminatedError", "PoolBrokenError", "TransferError", "OwnerDiedError", "OwnerDiedWarning",
 ]  # fmt: skip
 
 
@@ -131,6 +131,10 @@ class PoolBrokenError(_Told):
     @classmethod
     def _of(cls, reason):
         return cls(f"the pool has given up: {reason}", reason)
+
+
+class TransferError(_Told):
+    """A call of an executor's could not be unpickled in the worker, or its result here. The cause says why."""
 
 
 class OwnerDiedError(_Told):

@@ -9,6 +9,8 @@ import itertools
 import os
 import pickle
 import queue
+import signal
+import sys
 import threading
 import traceback
 import warnings
@@ -97,6 +99,32 @@ class _Worker:
     def is_alive(self):
         return self.pid in self._pool.worker_pids()
 
+    def _signal(self, number):
+        # Its pid is its own as long as the pool knows it.
+        if self.is_alive():
+            os.kill(self.pid, number)
+
+    def terminate(self):
+        self._signal(signal.SIGTERM)
+
+    def kill(self):
+        self._signal(signal.SIGKILL)
+
+    def join(self, timeout=None):
+        """Waits until it has ended, at most for `timeout` seconds."""
+        from .connection import wait
+
+        if not self.is_alive():
+            return
+        try:
+            sentinel = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        try:
+            wait([sentinel], timeout)
+        finally:
+            os.close(sentinel)
+
     @property
     def exitcode(self):
         return None if self.is_alive() else 0
@@ -148,6 +176,7 @@ class Pool:
         name=None,
         nice=None,
         pin_cpus=None,
+        forward_logs=False,
     ):
         # For __del__, if something is refused below.
         self._state = INIT
@@ -165,9 +194,6 @@ class Pool:
         self._maxtasksperchild = maxtasksperchild
         self._initializer = initializer
         self._initargs = initargs
-        method = self._ctx.get_start_method()
-        _runtime.prepare(method)
-        util._before_start(method)
         settings = {
             "name": name,
             "tasks": _terms(timeout, soft_timeout, retries, backoff, memory_limit),
@@ -180,22 +206,11 @@ class Pool:
             "pin_cpus": pin_cpus,
             "policy": policy,
         }
-        # The numbers that its workers' `_identity` begins with: as if each were a Process that this one has made.
-        first = next(process._process_counter)
-        for _ in range(most - 1):
-            next(process._process_counter)
-        from . import _worker
-
-        begin = _worker.Begin(self, method, first)
-        if method == "fork":
-            number = next(_numbers)
-            _forked_with[number] = begin
-            util.Finalize(self, _forked_with.pop, (number, None))
-            encode = lambda: b"%d" % number  # noqa: E731
-        else:
-            encode = begin.encode
-        self._engine = _broody.Pool(method, (least, most), encode, settings)
+        self._engine = _make_engine(
+            self._ctx, (least, most), initializer, initargs, settings, forward_logs
+        )
         self._streams = weakref.WeakSet()
+        self._traces = []
         self._terminate = util.Finalize(self, _end, (self._engine,), exitpriority=15)
         self._state = RUN
 
@@ -262,16 +277,23 @@ class Pool:
         terms = _terms(timeout, soft_timeout, retries, backoff, memory_limit, cost, priority)
         return ApplyResult(self._engine.apply(func, args, kwds, terms), callback, error_callback)
 
-    def map(self, func, iterable, chunksize=None, **terms):
-        """The results of `func` for each item, in the items' order."""
+    def map(self, func, iterable, chunksize=None, *, progress=False, **terms):
+        """The results of `func` for each item, in the items' order.
+
+        progress: whether to show on the terminal how far it is, or what to call it there. By tqdm, if that is installed.
+        """
+        if progress:
+            return self._map_shown(progress, func, iterable, False, chunksize, terms)
         return self._map_now(func, iterable, False, chunksize, terms)
 
     def map_async(self, func, iterable, chunksize=None, callback=None, error_callback=None, **terms):
         """As `map`, later. Gives an `AsyncResult`."""
         return self._map(func, iterable, False, chunksize, callback, error_callback, terms)
 
-    def starmap(self, func, iterable, chunksize=None, **terms):
+    def starmap(self, func, iterable, chunksize=None, *, progress=False, **terms):
         """As `map`; each item is a tuple of arguments."""
+        if progress:
+            return self._map_shown(progress, func, iterable, True, chunksize, terms)
         return self._map_now(func, iterable, True, chunksize, terms)
 
     def starmap_async(self, func, iterable, chunksize=None, callback=None, error_callback=None, **terms):
@@ -297,7 +319,7 @@ class Pool:
         results, failure = [], None
         while True:
             try:
-                chunk = stream.chunk()
+                chunk = stream.take(None, None, None)
             except Exception as error:
                 # All are run before the first one's error is told.
                 failure = error if failure is None else failure
@@ -309,21 +331,37 @@ class Pool:
             raise failure
         return results
 
+    def _map_shown(self, progress, func, iterable, star, chunksize, terms):
+        from ._progress import Bar
+
+        is_cut_fine = chunksize is None
+        iterable, chunksize = self._chunks(iterable, chunksize)
+        if is_cut_fine:
+            chunksize = max(min(chunksize, len(iterable) // 100), 1)
+        with Bar(progress, len(iterable)) as bar:
+            tell = lambda done, _: bar.show(min(done * chunksize, len(iterable)))  # noqa: E731
+            pending = self._engine.map(func, iterable, star, chunksize, _terms(**terms), tell)
+            try:
+                return MapResult(pending, chunksize).get()
+            finally:
+                # The last word comes from there.
+                self._engine.join_callbacks()
+
     def _map(self, func, iterable, star, chunksize, callback, error_callback, terms):
         iterable, chunksize = self._chunks(iterable, chunksize)
         pending = self._engine.map(func, iterable, star, chunksize, _terms(**terms))
         return MapResult(pending, chunksize, callback, error_callback)
 
-    def imap(self, func, iterable, chunksize=1, *, buffersize=None, **terms):
+    def imap(self, func, iterable, chunksize=1, *, buffersize=None, progress=False, **terms):
         """An iterator over the results, in the items' order. Items are taken as results are asked for, only as far ahead as the workers need, and at most
-        `buffersize` of them."""
-        return self._imap(IMapIterator, func, iterable, chunksize, True, buffersize, terms)
+        `buffersize` of them. `progress` as for `map`."""
+        return self._imap(IMapIterator, func, iterable, chunksize, True, buffersize, progress, terms)
 
-    def imap_unordered(self, func, iterable, chunksize=1, *, buffersize=None, **terms):
+    def imap_unordered(self, func, iterable, chunksize=1, *, buffersize=None, progress=False, **terms):
         """As `imap`, each result as soon as it is there."""
-        return self._imap(IMapUnorderedIterator, func, iterable, chunksize, False, buffersize, terms)
+        return self._imap(IMapUnorderedIterator, func, iterable, chunksize, False, buffersize, progress, terms)
 
-    def _imap(self, kind, func, iterable, chunksize, ordered, buffersize, terms):
+    def _imap(self, kind, func, iterable, chunksize, ordered, buffersize, progress, terms):
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
@@ -332,7 +370,21 @@ class Pool:
         chunks = None if buffersize is None else max(buffersize // chunksize, 1)
         stream = self._engine.imap(func, iterable, False, chunksize, ordered, chunks, _terms(**terms))
         self._streams.add(iterator := kind(stream, chunksize))
+        if progress:
+            from ._progress import shown
+
+            return shown(iterator, progress, iterable)
         return iterator
+
+    def trace(self, path):
+        """Writes what happens from now on as a timeline, for https://ui.perfetto.dev: at the end of the pool, or of `with pool.trace(path):`.
+
+        As long as it is kept each task is measured, which costs it some microseconds.
+        """
+        self._check_running()
+        trace = Trace(self._engine, path)
+        self._traces.append(trace)
+        return trace
 
     # The end
 
@@ -346,6 +398,7 @@ class Pool:
         """Ends the workers at once."""
         self._state = TERMINATE
         self._terminate()
+        self._write_traces()
 
     def join(self):
         """Waits until the workers have ended."""
@@ -358,6 +411,12 @@ class Pool:
             for iterator in list(self._streams):
                 iterator._stream.hand_in_all()
         self._engine.join()
+        _after_end(self._engine)
+        self._write_traces()
+
+    def _write_traces(self):
+        while self._traces:
+            self._traces.pop().close()
 
     def stats(self):
         """How the pool stands, and what it has done: numbers by name."""
@@ -368,9 +427,87 @@ class Pool:
 _LONGEST_CHUNK = 10_000
 
 
+def _make_engine(ctx, workers, initializer, initargs, settings, forward_logs=False):
+    """The engine of a pool, which has started its workers."""
+    method = ctx.get_start_method()
+    _runtime.prepare(method)
+    util._before_start(method)
+    _look_at_main()
+    # The numbers that its workers' `_identity` begins with: as if each were a Process that this one has made.
+    first = next(process._process_counter)
+    for _ in range(workers[1] - 1):
+        next(process._process_counter)
+    from . import _worker
+
+    logs = None
+    if forward_logs:
+        from ._logs import Forwarding
+
+        logs = Forwarding(ctx)
+    begin = _worker.Begin(initializer, initargs, method, first, logs and logs.source, settings)
+    number = next(_numbers)
+    encode = begin.encode
+    if method == "fork":
+        _forked_with[number] = begin
+        encode = lambda: b"%d" % number  # noqa: E731
+    try:
+        engine = _broody.Pool(method, workers, encode, settings)
+    except BaseException:
+        _forked_with.pop(number, None)
+        raise
+    util.Finalize(engine, _forked_with.pop, (number, None))
+    if logs:
+        logs.begin()
+        _forwardings[engine] = logs
+    return engine
+
+
+# The logs of engines whose workers' are forwarded.
+_forwardings = weakref.WeakKeyDictionary()
+
+
+def _after_end(engine):
+    """When the workers have ended: what they have logged is told."""
+    if (logs := _forwardings.pop(engine, None)) is not None:
+        logs.end()
+
+
 def _end(engine):
     engine.terminate()
     engine.join()
+    _after_end(engine)
+
+
+class Trace:
+    """What happens in a pool, written to a file when this is closed: at the end of `with`, with the pool, or with the program."""
+
+    def __init__(self, engine, path):
+        self._trace = engine.trace()
+        self._path = os.fspath(path)
+        self._end = util.Finalize(self, self._trace.write, (self._path,), exitpriority=10)
+
+    def write(self):
+        """Writes what there is so far."""
+        self._trace.write(self._path)
+
+    def close(self):
+        """Writes it, for the last time."""
+        self._end()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+
+def _look_at_main():
+    """Where the main module is a file, what is defined there is found in workers by its name."""
+    main = sys.modules.get("__main__")
+    if getattr(main, "__file__", None) is None:
+        from . import _by_value
+
+        _by_value.look_at_main()
 
 
 def _cpus():
@@ -438,6 +575,12 @@ class AsyncResult:
         """Gives the task up; a worker that runs it is ended and replaced. Whether it was not over yet."""
         return self._pending.cancel()
 
+    def __await__(self):
+        """Waits in an event loop of asyncio. Whoever is cancelled while he waits ends the task, also if it runs."""
+        if not self.ready():
+            yield from _looped(self._pending.on_done, self.cancel).__await__()
+        return self.get()
+
     def _settle(self):
         """Takes the result, and calls the callback: whoever comes first, the engine's thread or who waits."""
         if self._callbacks == (None, None):
@@ -469,6 +612,32 @@ class AsyncResult:
         import types
 
         return types.GenericAlias(cls, item)
+
+
+async def _looped(call_when_done, cancel):
+    """Waits in an event loop until the engine's thread calls what `call_when_done` is given. `cancel()` if the wait is cancelled."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+
+    def wake():
+        if not done.done():
+            done.set_result(None)
+
+    def called():
+        try:
+            loop.call_soon_threadsafe(wake)
+        except RuntimeError:
+            # The loop is closed: nobody waits any more.
+            pass
+
+    call_when_done(called)
+    try:
+        await done
+    except asyncio.CancelledError:
+        cancel()
+        raise
 
 
 ApplyResult = AsyncResult
@@ -509,6 +678,27 @@ class IMapIterator:
 
     __next__ = next
 
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        """The next result, in an event loop of asyncio. Whoever is cancelled while he waits ends the tasks, also those that run."""
+        while True:
+            for result in self._chunk:
+                return result
+            result = self._stream.take(0, _LATE, _END)
+            if result is _END:
+                raise StopAsyncIteration
+            if result is _LATE:
+                await _looped(self._stream.on_ready, self._stream.cancel)
+            elif self._chunksize == 1:
+                return result
+            else:
+                self._chunk = iter(result)
+
+
+_LATE, _END = object(), object()
+
 
 class IMapUnorderedIterator(IMapIterator):
     """Results as they come, in whatever order."""
@@ -537,6 +727,7 @@ class ThreadPool(Pool):
         self._processes = processes
         self._engine = _Threads(processes, initializer, initargs)
         self._streams = weakref.WeakSet()
+        self._traces = []
         self._terminate = util.Finalize(self, _end, (self._engine,), exitpriority=15)
         self._state = RUN
 
@@ -575,10 +766,10 @@ class _Threads:
         self.tasks.put(lambda: pending.run(0, lambda: function(*arguments, **keywords)))
         return pending
 
-    def map(self, function, items, star, chunk_size, terms):
+    def map(self, function, items, star, chunk_size, terms, tell=None):
         call = (lambda item: function(*item)) if star else function
         chunks = list(_chunks(items, chunk_size))
-        pending = _Gathered(len(chunks))
+        pending = _Gathered(len(chunks), tell)
         for index, chunk in enumerate(chunks):
             if chunk_size == 1:
                 run = lambda chunk=chunk: call(chunk[0])  # noqa: E731
@@ -589,6 +780,12 @@ class _Threads:
 
     def imap(self, function, items, star, chunk_size, ordered, most, terms):
         return _Streamed(self, function, star, iter(items), chunk_size, ordered, most)
+
+    def join_callbacks(self):
+        """They run in the threads that have the results, before these are there."""
+
+    def trace(self):
+        raise ValueError("a pool of threads has no trace: its tasks are this process's own")
 
     def worker_pids(self):
         return [os.getpid()]
@@ -626,7 +823,8 @@ def _chunks(items, size):
 class _Gathered:
     """The answers of a fixed number of tasks."""
 
-    def __init__(self, count):
+    def __init__(self, count, tell=None):
+        self.tell = tell
         self.answers = [None] * count
         self.error = None
         self.missing = count
@@ -647,6 +845,8 @@ class _Gathered:
         with self.changed:
             self.answers[index] = answer
             self.error = self.error or error
+            if self.tell is not None:
+                self.tell(len(self.answers) - self.missing + 1, len(self.answers))
             self.missing -= 1
             callbacks = self.callbacks if self.missing == 0 else ()
             self.changed.notify_all()
@@ -706,16 +906,42 @@ class _Streamed:
         self.fill()
 
     def next(self, timeout=None):
+        result = self.take(timeout, _LATE, _END)
+        if result is _LATE:
+            raise TimeoutError
+        if result is _END:
+            raise StopIteration
+        return result
+
+    def take(self, timeout, late, end):
         self.fill()
         if not self.waiting:
             if self.failure is not None:
                 error, self.failure = self.failure, None
                 raise error
-            raise StopIteration
+            return end
         ready = None if self.ordered else next((task for task in self.waiting if task.ready()), None)
         task = ready or self.waiting[0]
         if not task.wait(timeout):
-            raise TimeoutError
+            return late
         self.waiting.remove(task)
         answer = task.get()[0]
         return answer if self.size == 1 or isinstance(answer, list) else [answer]
+
+    def on_ready(self, callback):
+        self.fill()
+        called = threading.Lock()
+
+        def call():
+            if called.acquire(blocking=False):
+                callback()
+
+        for task in self.waiting[:1] if self.ordered else list(self.waiting):
+            task.on_done(call)
+        if not self.waiting:
+            call()
+
+    def cancel(self):
+        self.items = None
+        for task in self.waiting:
+            task.cancel()

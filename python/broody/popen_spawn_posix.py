@@ -1,6 +1,6 @@
 """Starting a process as a new interpreter."""
 
-from . import _broody, popen_fork, spawn
+from . import _broody, popen_fork, reduction, spawn
 
 __all__ = ["Popen"]
 
@@ -33,6 +33,6 @@ class Popen(popen_fork.Popen):
 
     def _launch(self, process_obj):
         def encode():
-            return spawn._pack(process_obj._name, process_obj, self)
+            return spawn._pack(process_obj._name, lambda: reduction.ForkingPickler.dumps(process_obj), self)
 
         return _broody.start(self.method, process_obj.name, bool(process_obj.daemon), encode, self._fds)

@@ -55,20 +55,18 @@ def own_descriptor(index):
     return _own[index]
 
 
-def _pack(name, obj, popen):
-    """What makes a new process like this one, and `obj` for it, as bytes. Descriptors are `popen`'s to pass."""
-    import io
+def _pack(name, pickle_object, popen, leave_out=()):
+    """What makes a new process like this one, and the object for it that `pickle_object()` gives, as bytes. Descriptors are `popen`'s to pass; `leave_out`
+    names what the process shall not have of this one."""
+    from . import context
+    from .reduction import ForkingPickler
 
-    from . import context, reduction
-
-    buffer = io.BytesIO()
     context.set_spawning_popen(popen)
     try:
-        reduction.dump(get_preparation_data(name), buffer)
-        reduction.dump(obj, buffer)
+        data = {key: value for key, value in get_preparation_data(name).items() if key not in leave_out}
+        return bytes(ForkingPickler.dumps(data)) + bytes(pickle_object())
     finally:
         context.set_spawning_popen(None)
-    return buffer.getvalue()
 
 
 def _unpack(payload):

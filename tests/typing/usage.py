@@ -4,7 +4,7 @@ import ctypes
 from typing import assert_type
 
 import broody
-from broody import connection
+from broody import connection, futures
 from broody.pool import AsyncResult, Pool
 from broody.queues import Queue
 from broody.sharedctypes import Value
@@ -22,6 +22,15 @@ def main() -> None:
         assert_type(pool.map(square, [1, 2, 3]), list[float])
         assert_type(pool.apply_async(square, (1,), timeout=1), AsyncResult[float])
         assert_type(next(pool.imap(square, range(3))), float)
+        assert_type(pool.map(square, [1], progress="squares"), list[float])
+        with pool.trace("run.json") as trace:
+            trace.write()
+    with futures.ProcessPoolExecutor(2, broody.get_context("spawn"), retries=1, forward_logs=True) as executor:
+        future = executor.submit(square, 1)
+        assert_type(future, futures.Future[float])
+        assert_type(future.result(), float)
+        assert_type(executor.options(timeout=1).submit(square, x=2).terminate(), bool)
+        assert_type(list(executor.map(square, [1, 2], buffersize=5)), list[float])
     child = broody.Process(target=square, args=(1,), daemon=True)
     child.start()
     assert_type(child.exitcode, int | None)
@@ -47,3 +56,10 @@ def main() -> None:
     memory = SharedMemory(create=True, size=10, track=False)
     assert_type(memory.buf, memoryview)
     assert_type(ShareableList(["a"])[0], str)
+
+
+async def in_a_loop(pool: Pool, executor: futures.ProcessPoolExecutor) -> None:
+    assert_type(await pool.apply_async(square, (1,)), float)
+    assert_type(await pool.map_async(square, [1]), list[float])
+    assert_type([result async for result in pool.imap_unordered(square, [1])], list[float])
+    assert_type(await executor.submit(square, 1), float)

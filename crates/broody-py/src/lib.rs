@@ -3,6 +3,7 @@
 //! Waiting, framing, dispatch and state are the engine's. What is here turns its calls into Python's: arguments, exceptions, the GIL, and
 //! signals, whose handlers run in Python only between waits. The modules of `python/broody` give all of it the names that users know.
 
+mod by_value;
 mod connection;
 mod errors;
 mod messages;
@@ -23,17 +24,19 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _broody {
     #[pymodule_export]
+    use super::by_value::main_is_no_file;
+    #[pymodule_export]
     use super::connection::{Connection, pipe, wait_for_any};
     #[pymodule_export]
     use super::messages::{Queue, SimpleQueue};
     #[pymodule_export]
     use super::pickling::forget_picklers;
     #[pymodule_export]
-    use super::pool::{Pending, Pool, Stream, should_stop};
+    use super::pool::{Pending, Pool, Stream, Trace, should_stop};
     #[pymodule_export]
     use super::process::{Child, fork, own_descriptors, start};
     #[pymodule_export]
-    use super::runtime::{Template, exit_now, install, resume, role, template_pid, variables};
+    use super::runtime::{Template, exit_now, install, resume, role, run_apart, template_pid, variables};
     #[pymodule_export]
     use super::shared::{Guarded, GuardedField, Memory};
     #[pymodule_export]

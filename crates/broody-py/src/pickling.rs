@@ -140,6 +140,11 @@ fn listed<'py, T: IntoPyObject<'py>>(
     Ok(PyList::new(py, numbers.iter().map(|bytes| number(*bytes)))?.into_any())
 }
 
+/// The message that a pickle is, behind other bytes.
+pub(crate) fn of_pickle(prefix: &[u8], pickle: &[u8]) -> Encoded {
+    Encoded::plain([prefix, &[PICKLE], pickle].concat())
+}
+
 /// `object` as a message, behind other bytes.
 pub(crate) fn encode(object: &Bound<'_, PyAny>, prefix: &[u8]) -> PyResult<Encoded> {
     with_message(object, |message| {

@@ -1,12 +1,15 @@
 //! Pools: Python's calls as tasks of the engine's.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use broody::embed::Encoded;
 use broody::policy::Scheduling;
-use broody::{AsyncResult, Imap, StartMethod, TaskOptions, WhenFull};
-use pyo3::exceptions::{PyStopIteration, PyValueError};
+use broody::{AsyncResult, Imap, StartMethod, TaskOptions, WhenFull, With};
+use pyo3::exceptions::{PyException, PyStopIteration, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -16,8 +19,17 @@ use crate::tasks::{self, Answer};
 use crate::waiting;
 
 /// A pool of workers. The class `broody.pool.Pool` gives it the face that Python's users know.
-#[pyclass(frozen)]
-pub(crate) struct Pool(Option<Arc<broody::Pool>>);
+#[pyclass(frozen, weakref)]
+pub(crate) struct Pool {
+    pool: Option<Arc<broody::Pool>>,
+    /// Somebody wants to see the names of functions.
+    traced: AtomicBool,
+    /// The workers do not import the program's main module.
+    without_main: bool,
+}
+
+/// How long a worker that is just being started is waited for.
+const START: Duration = Duration::from_secs(10);
 
 /// How tasks are handed in: each is one of Python's chunks.
 fn options(options: Option<&Bound<'_, PyDict>>) -> PyResult<TaskOptions> {
@@ -67,6 +79,7 @@ impl Pool {
             .start_method(method)
             .initializer(tasks::begin, encoded(encode)?)
             .finalizer(tasks::end, ());
+        let mut without_main = false;
         for (name, value) in settings {
             if value.is_none() {
                 continue;
@@ -80,6 +93,14 @@ impl Pool {
                 "start_timeout" => builder.start_timeout(Duration::from_secs_f64(value.extract()?)),
                 "max_queue" => builder.max_queued(value.extract()?, WhenFull::Wait),
                 "nice" => builder.nice(value.extract()?),
+                "environment" => {
+                    let variables: BTreeMap<String, String> = value.extract()?;
+                    variables.into_iter().fold(builder, |builder, (name, value)| builder.env(name, value))
+                }
+                "without_main" => {
+                    without_main = value.extract()?;
+                    builder
+                }
                 "pin_cpus" => builder.pin_cpus(value.extract()?),
                 "policy" => {
                     let policy = value.extract::<&str>()?.parse::<Scheduling>();
@@ -89,7 +110,7 @@ impl Pool {
             };
         }
         let pool = py.detach(move || builder.build()).map_err(|error| exception(py, error))?;
-        Ok(Self(Some(Arc::new(pool))))
+        Ok(Self { pool: Some(Arc::new(pool)), traced: AtomicBool::new(false), without_main })
     }
 
     /// Hands in one task: `function(*arguments, **keywords)`.
@@ -101,11 +122,34 @@ impl Pool {
         keywords: &Bound<'_, PyAny>,
         terms: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Pending> {
-        let task = tasks::call(function, arguments, keywords)?;
-        self.hand_in(py, vec![task], terms)
+        let task = tasks::call(function, arguments, keywords, self.kind(false))?;
+        self.hand_in(py, vec![task], self.name_of(function), terms)
     }
 
-    /// Hands in a task for each `chunk_size` of `items`, a list: `function(item)`, or `function(*item)` if `star`.
+    /// As `apply`, for an executor: what the task raises is raised as it is. Gives the exception of a call that cannot be pickled.
+    fn submit<'py>(
+        &self,
+        py: Python<'py>,
+        function: &Bound<'py, PyAny>,
+        arguments: &Bound<'py, PyAny>,
+        keywords: &Bound<'py, PyAny>,
+        terms: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match tasks::call(function, arguments, keywords, self.kind(true)) {
+            Ok(task) => {
+                let pending = self.hand_in(py, vec![task], self.name_of(function), terms)?;
+                Ok(Bound::new(py, pending)?.into_any())
+            }
+            Err(error) if error.is_instance_of::<PyException>(py) => {
+                Ok(error.into_value(py).into_bound(py).into_any())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Hands in a task for each `chunk_size` of `items`, a list: `function(item)`, or `function(*item)` if `star`. Calls `tell(done, all)` now and then.
+    #[allow(clippy::too_many_arguments)]
+    #[pyo3(signature = (function, items, star, chunk_size, terms, tell=None))]
     fn map(
         &self,
         py: Python<'_>,
@@ -114,18 +158,31 @@ impl Pool {
         star: bool,
         chunk_size: usize,
         terms: Option<&Bound<'_, PyDict>>,
+        tell: Option<Py<PyAny>>,
     ) -> PyResult<Pending> {
-        let head = tasks::head(function, star, chunk_size)?;
+        let common = self.kind(false);
+        let head = tasks::head(function, star, chunk_size, common)?;
         let mut items = items.try_iter()?;
         let mut tasks = Vec::new();
-        while let Some(task) = tasks::chunk(&head, &mut items, chunk_size)? {
+        while let Some(task) = tasks::chunk(&head, &mut items, chunk_size, common)? {
             tasks.push(task);
         }
-        self.hand_in(py, tasks, terms)
+        let Some(tell) = tell else { return self.hand_in(py, tasks, self.name_of(function), terms) };
+        let (options, name) = (options(terms)?, self.name_of(function));
+        let told = move |done: usize, all: usize| {
+            Python::attach(|py| {
+                if let Err(error) = tell.call1(py, (done, all)) {
+                    error.write_unraisable(py, Some(tell.bind(py)));
+                }
+            });
+        };
+        self.with(py, |pool| named(pool.with(options), name).on_progress(told).map_async(tasks::run, tasks))
+            .map(Pending)
     }
 
     /// Hands in tasks as results are asked for. Each item of `items` is a chunk.
     #[allow(clippy::too_many_arguments)]
+    #[pyo3(signature = (function, items, star, chunk_size, ordered, most, terms, bare=false))]
     fn imap(
         &self,
         py: Python<'_>,
@@ -136,12 +193,14 @@ impl Pool {
         ordered: bool,
         most: Option<usize>,
         terms: Option<&Bound<'_, PyDict>>,
+        bare: bool,
     ) -> PyResult<Stream> {
         let options = options(terms)?;
-        let source = tasks::Source::new(function, star, items, chunk_size)?;
+        let name = self.name_of(function);
+        let source = tasks::Source::new(function, star, items, chunk_size, self.kind(bare))?;
         let failure = source.failure();
         self.with(py, |pool| {
-            let with = pool.with(options);
+            let with = named(pool.with(options), name);
             match ordered {
                 true => with.imap(tasks::run, source),
                 false => with.imap_unordered(tasks::run, source),
@@ -152,7 +211,7 @@ impl Pool {
                 Some(most) => imap.at_most(most),
                 None => imap,
             };
-            Stream { imap: Mutex::new(Some(imap)), failure }
+            Stream { imap: Mutex::new(Some(imap)), failure, bare }
         })
     }
 
@@ -170,7 +229,7 @@ impl Pool {
     #[pyo3(signature = (timeout=None))]
     fn join(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let ended = waiting::wait(py, waiting::limit(timeout), |limit| {
-            match self.0.as_ref().map(|pool| pool.join_timeout(limit)) {
+            match self.pool.as_ref().map(|pool| pool.join_timeout(limit)) {
                 Some(Ok(false)) => None,
                 Some(Err(error)) => Some(Err(error)),
                 _ => Some(Ok(())),
@@ -181,6 +240,48 @@ impl Pool {
             Some(Ok(())) => Ok(true),
             Some(Err(error)) => Err(exception(py, error)),
         }
+    }
+
+    /// As `terminate`; workers get SIGTERM, and those that are still there after `grace` seconds SIGKILL.
+    fn terminate_within(&self, py: Python<'_>, grace: f64) -> PyResult<(usize, usize)> {
+        let grace = waiting::limit(Some(grace)).unwrap_or(Duration::MAX);
+        let undone = self.with(py, |pool| pool.terminate_within(grace))?;
+        Ok((undone.begun, undone.waiting))
+    }
+
+    /// Gives up what has not begun. How many tasks those were.
+    fn cancel_waiting(&self, py: Python<'_>) -> PyResult<usize> {
+        self.with(py, broody::Pool::cancel_waiting)
+    }
+
+    /// Waits until callbacks have run that are due by now, at most for `timeout` seconds. Whether they have.
+    #[pyo3(signature = (timeout=None))]
+    fn join_callbacks(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let ran = waiting::wait(py, waiting::limit(timeout), |limit| {
+            match self.pool.as_ref().map(|pool| pool.await_callbacks(limit)) {
+                Some(Ok(false)) => None,
+                Some(Err(error)) => Some(Err(error)),
+                _ => Some(Ok(())),
+            }
+        })?;
+        ran.transpose().map(|ran| ran.is_some()).map_err(|error| exception(py, error))
+    }
+
+    /// The workers that take tasks, and those that are just being started.
+    fn pids_at_work(&self, py: Python<'_>) -> PyResult<Vec<i32>> {
+        self.with(py, |pool| pool.pids_at_work(START))
+    }
+
+    /// Why the pool has given up; None if it has not.
+    fn broken(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        self.with(py, |pool| Ok(pool.broken()))
+    }
+
+    /// Collects from now on what happens.
+    fn trace(&self, py: Python<'_>) -> PyResult<Trace> {
+        let trace = self.with(py, broody::Pool::trace)?;
+        self.traced.store(true, Ordering::Relaxed);
+        Ok(Trace(Mutex::new(trace)))
     }
 
     fn worker_pids(&self, py: Python<'_>) -> PyResult<Vec<i32>> {
@@ -220,7 +321,7 @@ impl Pool {
         py: Python<'_>,
         act: impl FnOnce(&broody::Pool) -> broody::Result<T> + Send,
     ) -> PyResult<T> {
-        let done = py.detach(|| self.0.as_deref().map(act));
+        let done = py.detach(|| self.pool.as_deref().map(act));
         match done {
             Some(Ok(value)) => Ok(value),
             Some(Err(error)) => Err(exception(py, error)),
@@ -232,16 +333,66 @@ impl Pool {
         &self,
         py: Python<'_>,
         tasks: Vec<Encoded>,
+        name: Option<&'static str>,
         terms: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Pending> {
         let options = options(terms)?;
-        self.with(py, |pool| pool.with(options).map_async(tasks::run, tasks)).map(Pending)
+        self.with(py, |pool| named(pool.with(options), name).map_async(tasks::run, tasks)).map(Pending)
+    }
+
+    fn kind(&self, bare: bool) -> tasks::Kind {
+        tasks::Kind { bare, without_main: self.without_main }
+    }
+
+    /// The name of a function in a trace, where there is one.
+    fn name_of(&self, function: &Bound<'_, PyAny>) -> Option<&'static str> {
+        if !self.traced.load(Ordering::Relaxed) {
+            return None;
+        }
+        let name = function.getattr("__qualname__").or_else(|_| function.get_type().getattr("__qualname__"));
+        name.and_then(|name| name.extract::<String>()).ok().map(kept_name)
+    }
+}
+
+fn named<'a>(with: With<'a>, name: Option<&'static str>) -> With<'a> {
+    match name {
+        Some(name) => with.named(name),
+        None => with,
+    }
+}
+
+/// The one copy of a name, which stays for ever: a program has few functions.
+fn kept_name(name: String) -> &'static str {
+    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    /// Except for one that makes them up.
+    const MOST: usize = 4096;
+    let mut names = lock(&NAMES);
+    if let Some(known) = names.get(name.as_str()) {
+        return known;
+    }
+    if names.len() >= MOST {
+        return "one of many";
+    }
+    let kept: &'static str = Box::leak(name.into_boxed_str());
+    names.insert(kept);
+    kept
+}
+
+/// What happens in a pool, collected for a timeline.
+#[pyclass(frozen)]
+pub(crate) struct Trace(Mutex<broody::observe::Trace>);
+
+#[pymethods]
+impl Trace {
+    /// Writes what has happened so far, in the Trace Event Format.
+    fn write(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        py.detach(|| lock(&self.0).write(path)).map_err(|error| exception(py, error))
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        let pool = self.0.take();
+        let pool = self.pool.take();
         // Its end waits for the pool's thread, which may need the GIL.
         Python::attach(|py| py.detach(|| drop(pool)));
     }
@@ -259,8 +410,10 @@ pub(crate) struct Pending(AsyncResult<Vec<Answer>>);
 
 #[pymethods]
 impl Pending {
-    fn ready(&self, py: Python<'_>) -> bool {
-        py.detach(|| self.0.ready())
+    // With the GIL, where nothing is waited for that somebody may hold who waits for the GIL: to let go of it and to have it again costs more than the rest.
+
+    fn ready(&self) -> bool {
+        self.0.ready()
     }
 
     /// What the tasks gave, in their order, after waiting for at most `timeout` seconds; None if it is not there then. Raises what the first one (in
@@ -278,6 +431,17 @@ impl Pending {
         }
     }
 
+    /// What a single task gave, which is ready; raises what it raised. What cannot be unpickled is a TransferError.
+    fn outcome<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match self.0.try_get() {
+            Ok(answers) => match answers.and_then(|mut answers| answers.pop()) {
+                Some(answer) => answer.open_bare(py),
+                None => Err(PyValueError::new_err("it is not ready")),
+            },
+            Err(error) => Err(exception(py, error)),
+        }
+    }
+
     /// Waits until it is ready, at most for `timeout` seconds. Whether it is.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
@@ -292,62 +456,137 @@ impl Pending {
         py.detach(|| self.0.cancel()).map_err(|error| exception(py, error))
     }
 
+    /// Gives up a task that has not begun. Whether it is given up.
+    fn revoke(&self, py: Python<'_>) -> PyResult<bool> {
+        py.detach(|| self.0.revoke()).map_err(|error| exception(py, error))
+    }
+
+    /// Whether a worker has begun it, and it is not over.
+    fn is_running(&self, py: Python<'_>) -> bool {
+        py.detach(|| self.0.is_running())
+    }
+
     /// Calls `function()` when it is ready, in a thread of the engine's.
     fn on_done(&self, py: Python<'_>, function: Py<PyAny>) -> PyResult<()> {
-        let call = move |_| {
-            Python::attach(|py| {
-                if let Err(error) = function.call0(py) {
-                    error.write_unraisable(py, Some(function.bind(py)));
-                }
-                drop(function);
-            });
-        };
-        py.detach(|| self.0.on_done(call)).map_err(|error| exception(py, error))
+        self.0.when_done(calling(function)).map_err(|error| exception(py, error))
     }
 }
 
 /// Results as they come.
-#[pyclass(frozen)]
+#[pyclass(frozen, weakref)]
 pub(crate) struct Stream {
     imap: Mutex<Option<Imap<tasks::Source, Answer>>>,
     failure: tasks::FailureOf,
+    bare: bool,
 }
 
 #[pymethods]
 impl Stream {
     /// Takes all that is left of the caller's items, and hands it in.
-    fn hand_in_all(&self, py: Python<'_>) {
+    fn hand_in_all(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| {
             if let Some(imap) = lock(&self.imap).as_mut() {
                 imap.hand_in_all();
             }
         });
+        self.failure.interrupt(py)
     }
 
     /// What the next task gave. Raises what the task raised, TimeoutError if it is not there after `timeout` seconds, and StopIteration in the end.
     #[pyo3(signature = (timeout=None))]
     fn next<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
-        self.take(py, timeout)?.ok_or_else(|| PyStopIteration::new_err(()))
+        match self.next_answer(py, timeout)? {
+            Next::Answer(value) => Ok(value),
+            Next::End => Err(PyStopIteration::new_err(())),
+            Next::Late => {
+                let error = py.import("broody.context")?.getattr("TimeoutError")?.call0()?;
+                Err(PyErr::from_value(error))
+            }
+        }
     }
 
-    /// What the next task gave, and None in the end: what the task raised may be a StopIteration.
-    fn chunk<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.take(py, None)
+    /// As `next`; gives `late` if it is not there after `timeout` seconds, and `end` in the end: what a task raises is not taken for one of them.
+    fn take<'py>(
+        &self,
+        py: Python<'py>,
+        timeout: Option<f64>,
+        late: Bound<'py, PyAny>,
+        end: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Ok(match self.next_answer(py, timeout)? {
+            Next::Answer(value) => value,
+            Next::End => end,
+            Next::Late => late,
+        })
+    }
+
+    /// Forgets it: what has not begun never will, unless it is to be kept going.
+    fn forget(&self, py: Python<'_>) {
+        py.detach(|| drop(lock(&self.imap).take()));
+    }
+
+    /// Hands in the first tasks, before a result is asked for.
+    fn begin(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| lock(&self.imap).as_mut().map(Imap::begin));
+        self.failure.interrupt(py)
+    }
+
+    /// Says whether tasks that were handed in are done also when this is forgotten.
+    fn keep_going(&self, py: Python<'_>, keep: bool) {
+        py.detach(|| lock(&self.imap).as_mut().map(|imap| imap.keep_going(keep)));
+    }
+
+    /// Takes no more items.
+    fn stop(&self, py: Python<'_>) {
+        py.detach(|| lock(&self.imap).as_mut().map(Imap::stop));
+    }
+
+    /// Gives up everything, also what runs.
+    fn cancel(&self, py: Python<'_>) -> PyResult<()> {
+        let cancelled = py.detach(|| lock(&self.imap).as_mut().map(Imap::cancel));
+        cancelled.unwrap_or(Ok(())).map_err(|error| exception(py, error))
+    }
+
+    /// Calls `function()` once, when `next` need not wait, in a thread of the engine's.
+    fn on_ready(&self, py: Python<'_>, function: Py<PyAny>) -> PyResult<()> {
+        let call = calling(function);
+        let set = py.detach(|| lock(&self.imap).as_mut().map(|imap| imap.on_ready(call)));
+        set.unwrap_or(Ok(())).map_err(|error| exception(py, error))
     }
 }
 
+/// What comes next.
+enum Next<'py> {
+    Answer(Bound<'py, PyAny>),
+    End,
+    Late,
+}
+
 impl Stream {
-    fn take<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    fn next_answer<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Next<'py>> {
         let next = waiting::wait(py, waiting::limit(timeout), |limit| match lock(&self.imap).as_mut() {
             Some(imap) => imap.next_timeout(limit),
             None => Some(None),
         })?;
         match next {
-            None => Err(PyErr::from_value(py.import("broody.context")?.getattr("TimeoutError")?.call0()?)),
-            Some(Some(Ok(answer))) => answer.open(py).map(Some),
+            None => Ok(Next::Late),
+            Some(Some(Ok(answer))) if self.bare => answer.open_bare(py).map(Next::Answer),
+            Some(Some(Ok(answer))) => answer.open(py).map(Next::Answer),
             Some(Some(Err(error))) => Err(exception(py, error)),
-            Some(None) => self.failure.take().map_or(Ok(None), Err),
+            Some(None) => self.failure.take().map_or(Ok(Next::End), Err),
         }
+    }
+}
+
+/// Calls a function, wherever that is.
+fn calling(function: Py<PyAny>) -> impl FnOnce() + Send + 'static {
+    move || {
+        Python::attach(|py| {
+            if let Err(error) = function.call0(py) {
+                error.write_unraisable(py, Some(function.bind(py)));
+            }
+            drop(function);
+        });
     }
 }
 

@@ -123,3 +123,17 @@ pub(crate) fn exit_now(code: i32) {
 pub(crate) fn variables() -> Vec<(OsString, OsString)> {
     embed::variables()
 }
+
+/// Calls `function()` in a thread of the engine's.
+#[pyfunction]
+pub(crate) fn run_apart(py: Python<'_>, name: &str, function: Py<PyAny>) -> PyResult<()> {
+    let work = move || {
+        Python::attach(|py| {
+            if let Err(error) = function.call0(py) {
+                error.write_unraisable(py, Some(function.bind(py)));
+            }
+            drop(function);
+        });
+    };
+    py.detach(|| embed::start_thread(name, work)).map_err(PyErr::from)
+}

@@ -7,50 +7,92 @@
 //! CALL             the message of (function, arguments, keywords)
 //! EACH, ONE        length of the function's pickle (4, little endian), the function's pickle, the message of a list of items, or of one
 //! ```
+//!
+//! What pickle refuses is pickled by value, where cloudpickle is installed ([`by_value`]).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use broody::embed::Encoded;
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyCFunction, PyFunction, PyIterator, PyList, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyCFunction, PyDict, PyFunction, PyIterator, PyList, PyTuple, PyType};
 use serde::{Deserialize, Serialize};
 
-use crate::pickling;
+use crate::{by_value, pickling};
 
 const CALL: u8 = 0;
 const EACH: u8 = 1;
 const ONE: u8 = 2;
+/// Those, without what is beside them.
+const KINDS: u8 = 0x0f;
 /// Beside EACH or ONE: an item is a tuple of arguments.
 const STAR: u8 = 0x10;
 /// Beside EACH or ONE: the function is a name.
 const NAMED: u8 = 0x20;
 
+/// Beside each: as the standard's executors tell it. What a task raises is raised, be it SystemExit; what cannot be unpickled is told by an error of its own.
+const BARE: u8 = 0x40;
+/// Beside each: it was pickled by value, and what comes of it may be.
+const BY_VALUE: u8 = 0x80;
+
 /// The longest name of a function that is kept, in bytes.
 const LONGEST_NAME: usize = 512;
+
+/// What tasks of a pool have in common.
+#[derive(Clone, Copy)]
+pub(crate) struct Kind {
+    /// They are an executor's.
+    pub(crate) bare: bool,
+    /// The workers do not import the program's main module.
+    pub(crate) without_main: bool,
+}
 
 /// A task that is one call.
 pub(crate) fn call(
     function: &Bound<'_, PyAny>,
     arguments: &Bound<'_, PyAny>,
     keywords: &Bound<'_, PyAny>,
+    kind: Kind,
 ) -> PyResult<Encoded> {
     let call = PyTuple::new(function.py(), [function, arguments, keywords])?;
-    pickling::encode(call.as_any(), &[CALL])
+    encode(call.as_any(), &[CALL | if kind.bare { BARE } else { 0 }], kind.without_main)
 }
 
 /// What tasks of `function` begin with, of so many items each.
-pub(crate) fn head(function: &Bound<'_, PyAny>, star: bool, size: usize) -> PyResult<Vec<u8>> {
+pub(crate) fn head(function: &Bound<'_, PyAny>, star: bool, size: usize, common: Kind) -> PyResult<Vec<u8>> {
     // By itself, and without buffers: it is unpickled again and again.
-    let pickled = pickling::dumps(function)?;
-    let kind = if size == 1 { ONE } else { EACH } | if star { STAR } else { 0 };
+    let (pickled, valued) = match pickling::dumps(function) {
+        Ok(pickled) if !by_value::needs_main(&pickled, common.without_main) => (pickled, 0),
+        plain => match by_value::pickle(function, plain.as_ref().err())? {
+            Some(pickled) => (pickled, BY_VALUE),
+            None => (plain?, 0),
+        },
+    };
+    let kind =
+        if size == 1 { ONE } else { EACH } | if star { STAR } else { 0 } | if common.bare { BARE } else { 0 };
     let kind = if is_name(function, &pickled) { kind | NAMED } else { kind };
-    let mut head = vec![kind];
+    let mut head = vec![kind | valued];
     head.extend((pickled.len() as u32).to_le_bytes());
     head.extend(pickled);
     Ok(head)
+}
+
+/// The message of `object` behind `prefix`, which begins with the kind of a task.
+fn encode(object: &Bound<'_, PyAny>, prefix: &[u8], without_main: bool) -> PyResult<Encoded> {
+    let plain = pickling::encode(object, prefix);
+    match plain {
+        Ok(encoded) if !by_value::needs_main(&encoded.bytes[prefix.len()..], without_main) => Ok(encoded),
+        plain => match by_value::pickle(object, plain.as_ref().err())? {
+            Some(pickled) => {
+                let mut prefix = prefix.to_vec();
+                prefix[0] |= BY_VALUE;
+                Ok(pickling::of_pickle(&prefix, &pickled))
+            }
+            None => plain,
+        },
+    }
 }
 
 /// A task of the next `size` items, if there are any.
@@ -58,16 +100,17 @@ pub(crate) fn chunk(
     head: &[u8],
     items: &mut Bound<'_, PyIterator>,
     size: usize,
+    common: Kind,
 ) -> PyResult<Option<Encoded>> {
     if size == 1 {
         let item = items.next().transpose()?;
-        return item.map(|item| pickling::encode(&item, head)).transpose();
+        return item.map(|item| encode(&item, head, common.without_main)).transpose();
     }
     static SLICE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = items.py();
     let slice = SLICE.import(py, "itertools", "islice")?.call1((&*items, size))?;
     let chunk = py.get_type::<PyList>().call1((slice,))?;
-    if chunk.is_truthy()? { pickling::encode(&chunk, head).map(Some) } else { Ok(None) }
+    if chunk.is_truthy()? { encode(&chunk, head, common.without_main).map(Some) } else { Ok(None) }
 }
 
 /// Whether a function's pickle says only where it is to be found.
@@ -102,6 +145,22 @@ impl Answer {
     }
 }
 
+impl Answer {
+    /// The same, for executors.
+    pub(crate) fn open_bare(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+        let failed = |error: PyErr| {
+            let wrap = || py.import("broody.futures")?.call_method1("_untransferred", (error.value(py),));
+            wrap().map_or_else(|other| other, PyErr::from_value)
+        };
+        if self.returned {
+            return pickling::object(py, self.value.into()).map_err(failed);
+        }
+        let raised = py.import("broody.pool")?.getattr("_raised")?;
+        let raised = raised.call1((PyBytes::new(py, &self.value.bytes),)).map_err(failed)?;
+        Err(PyErr::from_value(raised))
+    }
+}
+
 // The worker's side.
 
 /// The first function of a worker.
@@ -132,18 +191,33 @@ pub(crate) fn end((): ()) {
 
 /// The function of every task.
 pub(crate) fn run(task: Encoded) -> Answer {
-    Python::attach(|py| match perform(py, task) {
+    let manner = Manner::of(&task);
+    Python::attach(|py| match perform(py, task, manner) {
         Ok(value) => Answer { returned: true, value },
-        Err(error) => Answer { returned: false, value: failure(py, error) },
+        Err(error) => Answer { returned: false, value: failure(py, error, manner) },
     })
 }
 
+/// How what comes of a task is told.
+#[derive(Clone, Copy)]
+struct Manner {
+    bare: bool,
+    by_value: bool,
+}
+
+impl Manner {
+    fn of(task: &Encoded) -> Self {
+        let kind = task.bytes.first().copied().unwrap_or(0);
+        Self { bare: kind & BARE != 0, by_value: kind & BY_VALUE != 0 }
+    }
+}
+
 /// What becomes of a task that raised: the work of Python's own, as it is rare.
-fn failure(py: Python<'_>, error: PyErr) -> Encoded {
+fn failure(py: Python<'_>, error: PyErr, manner: Manner) -> Encoded {
     let told = (|| -> PyResult<Encoded> {
         let failure = py.import("broody._worker")?.getattr("failure")?;
-        let told = failure.call1((error.into_value(py),))?.cast_into::<PyBytes>()?;
-        Ok(Encoded::plain(told.as_bytes().to_vec()))
+        let told = failure.call1((error.into_value(py), manner.bare, manner.by_value))?;
+        Ok(Encoded::plain(told.cast_into::<PyBytes>()?.as_bytes().to_vec()))
     })();
     told.unwrap_or_else(|error| {
         error.print(py);
@@ -151,36 +225,71 @@ fn failure(py: Python<'_>, error: PyErr) -> Encoded {
     })
 }
 
-fn perform(py: Python<'_>, task: Encoded) -> PyResult<Encoded> {
+/// What a task says to be called, and with what.
+enum Call<'py> {
+    Once { function: Bound<'py, PyAny>, arguments: Bound<'py, PyTuple>, keywords: Option<Bound<'py, PyDict>> },
+    Each { function: Bound<'py, PyAny>, star: bool, items: Bound<'py, PyAny> },
+}
+
+fn perform(py: Python<'_>, task: Encoded, manner: Manner) -> PyResult<Encoded> {
+    let call = open(py, task).map_err(|error| if manner.bare { unopened(py, error) } else { error })?;
+    let value = match call {
+        Call::Once { function, arguments, keywords } => function.call(arguments, keywords.as_ref())?,
+        // By the interpreter's own loop.
+        Call::Each { function, star, items } => map(py, &function, star, &items)?.into_any(),
+    };
+    give(&value, manner)
+}
+
+fn open<'py>(py: Python<'py>, task: Encoded) -> PyResult<Call<'py>> {
     let (kind, rest) = task.bytes.split_first().ok_or_else(|| spoiled("it is empty"))?;
     let kind = *kind;
-    if kind == CALL {
+    let tuple = |items: Bound<'py, PyAny>| -> PyResult<_> {
+        PyTuple::new(py, items.try_iter()?.collect::<PyResult<Vec<_>>>()?)
+    };
+    if kind & KINDS == CALL {
         let call = pickling::object_behind(py, task.into(), 1)?.cast_into::<PyTuple>()?;
         let (function, arguments, keywords) = (call.get_item(0)?, call.get_item(1)?, call.get_item(2)?);
-        let arguments = arguments.try_iter()?.collect::<PyResult<Vec<_>>>()?;
-        let value = function.call(PyTuple::new(py, arguments)?, Some(keywords.cast()?))?;
-        return give(&value);
+        return Ok(Call::Once {
+            function,
+            arguments: tuple(arguments)?,
+            keywords: Some(keywords.cast_into()?),
+        });
     }
     let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(|| spoiled("it is cut"))?;
     let length = u32::from_le_bytes(*length) as usize;
     let name = rest.get(..length).ok_or_else(|| spoiled("it is cut"))?;
     let function = if kind & NAMED != 0 { named(py, name)? } else { pickling::loads_bytes(py, name)? };
     let items = pickling::object_behind(py, task.into(), 5 + length)?;
-    let value = if kind & ONE == 0 {
-        // By the interpreter's own loop.
-        map(py, &function, kind & STAR != 0, &items)?.into_any()
-    } else if kind & STAR == 0 {
-        function.call1((items,))?
-    } else {
-        let arguments = items.try_iter()?.collect::<PyResult<Vec<_>>>()?;
-        function.call1(PyTuple::new(py, arguments)?)?
-    };
-    give(&value)
+    let star = kind & STAR != 0;
+    if kind & KINDS == EACH {
+        return Ok(Call::Each { function, star, items });
+    }
+    let arguments = if star { tuple(items)? } else { PyTuple::new(py, [items])? };
+    Ok(Call::Once { function, arguments, keywords: None })
+}
+
+/// The error of a task that could not be begun.
+fn unopened(py: Python<'_>, error: PyErr) -> PyErr {
+    let wrap = || py.import("broody._worker")?.call_method1("unopened", (error.value(py),));
+    wrap().map_or_else(|other| other, PyErr::from_value)
 }
 
 /// The message of a result.
-fn give(value: &Bound<'_, PyAny>) -> PyResult<Encoded> {
-    pickling::encode(value, &[]).map_err(|error| {
+fn give(value: &Bound<'_, PyAny>, manner: Manner) -> PyResult<Encoded> {
+    let plain = pickling::encode(value, &[]);
+    let plain = match plain {
+        // What is a part of `__main__` here was made of what came by value.
+        Err(error) if manner.by_value => match by_value::pickle(value, Some(&error))? {
+            Some(pickled) => Ok(pickling::of_pickle(&[], &pickled)),
+            None => Err(error),
+        },
+        plain => plain,
+    };
+    plain.map_err(|error| {
+        if manner.bare {
+            return error;
+        }
         let py = value.py();
         let wrap = || py.import("broody._worker")?.call_method1("unencodable", (error.value(py), value));
         wrap().map_or_else(|other| other, PyErr::from_value)
@@ -240,6 +349,15 @@ impl FailureOf {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// The error, if it is one that ends the program, and not of the items.
+    pub(crate) fn interrupt(&self, py: Python<'_>) -> PyResult<()> {
+        let mut failure = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match failure.take_if(|error| !error.is_instance_of::<PyException>(py)) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
     fn set(&self, error: PyErr) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
     }
@@ -250,6 +368,7 @@ pub(crate) struct Source {
     head: Vec<u8>,
     items: Py<PyIterator>,
     size: usize,
+    common: Kind,
     failure: FailureOf,
 }
 
@@ -259,9 +378,10 @@ impl Source {
         star: bool,
         items: &Bound<'_, PyAny>,
         size: usize,
+        common: Kind,
     ) -> PyResult<Self> {
-        let (head, items) = (head(function, star, size)?, items.try_iter()?.unbind());
-        Ok(Self { head, items, size, failure: FailureOf::default() })
+        let (head, items) = (head(function, star, size, common)?, items.try_iter()?.unbind());
+        Ok(Self { head, items, size, common, failure: FailureOf::default() })
     }
 
     pub(crate) fn failure(&self) -> FailureOf {
@@ -269,7 +389,7 @@ impl Source {
     }
 
     fn make(&self, py: Python<'_>) -> PyResult<Option<Encoded>> {
-        chunk(&self.head, &mut self.items.bind(py).clone(), self.size)
+        chunk(&self.head, &mut self.items.bind(py).clone(), self.size, self.common)
     }
 }
 

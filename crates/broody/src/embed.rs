@@ -90,6 +90,14 @@ pub(crate) unsafe fn fork() -> broody_os::Result<Fork> {
     forked
 }
 
+/// Starts a thread as those of broody's own: no signal handler of the program's runs in it.
+///
+/// # Errors
+/// When there is none to be had.
+pub fn start_thread(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    crate::helper::start(name, work).map(drop)
+}
+
 /// What a process of the runtime was exec'ed as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::batch::Gathered;
 use super::dispatcher::Shared;
 use super::gather::Gather;
-use crate::Result;
+use crate::{Error, Result};
 
 /// What was handed to a pool by [`Pool::apply_async`](super::Pool::apply_async) or [`Pool::map_async`](super::Pool::map_async), and its result.
 ///
@@ -65,6 +65,15 @@ impl<R> AsyncResult<R> {
         self.decode().map(Some)
     }
 
+    /// The result, if it is over; never waits, nor for the pool's lock.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn try_get(&self) -> Result<Option<R>> {
+        self.check_owner()?;
+        if self.batch.is_complete() { self.decode().map(Some) } else { Ok(None) }
+    }
+
     /// Waits until it is over, at most for `limit`. Whether it is.
     ///
     /// # Errors
@@ -95,6 +104,31 @@ impl<R> AsyncResult<R> {
         Ok(any)
     }
 
+    /// Gives a single task up if it has not begun. Whether it is given up: it fails with [`Cancelled`](crate::Error::Cancelled) then. One that has begun,
+    /// or is over, is not touched.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::Error::Invalid) for several tasks together, and [`WrongProcess`](crate::Error::WrongProcess) in a fork of the pool's process.
+    pub fn revoke(&self) -> Result<bool> {
+        self.check_owner()?;
+        if !self.batch.is_single() {
+            return Err(Error::Invalid {
+                what: "only a single task can be revoked: use cancel()".to_owned(),
+            });
+        }
+        let mut schedule = self.pool.schedule();
+        let revoked = schedule.revoke(self.batch.batch());
+        schedule.hand_out();
+        drop(schedule);
+        self.pool.nudge();
+        Ok(revoked)
+    }
+
+    /// Whether a worker has begun it, or one of its tasks, and it is not over.
+    pub fn is_running(&self) -> bool {
+        self.check_owner().is_ok() && self.pool.schedule().runs_any_of(self.batch.batch())
+    }
+
     /// Has `callback` run with the result when it is there, in a thread for that: callbacks of a pool run one after the other.
     ///
     /// # Errors
@@ -103,10 +137,17 @@ impl<R> AsyncResult<R> {
     where
         R: 'static,
     {
-        self.check_owner()?;
         let (batch, decode) = (self.batch.clone(), self.decode);
-        let callback = Box::new(move || callback(decode(&batch, batch.batch().name)));
-        if let Some(callback) = self.batch.call_when_complete(callback) {
+        self.when_done(move || callback(decode(&batch, batch.batch().name)))
+    }
+
+    /// As [`on_done`](Self::on_done), without the result.
+    ///
+    /// # Errors
+    /// As [`on_done`](Self::on_done).
+    pub fn when_done(&self, callback: impl FnOnce() + Send + 'static) -> Result<()> {
+        self.check_owner()?;
+        if let Some(callback) = self.batch.call_when_complete(Box::new(callback)) {
             self.pool.call_back(callback);
         }
         Ok(())

@@ -71,6 +71,11 @@ impl Batch {
         matches!(&self.sink, Sink::Gather(gather) if gather.is_single())
     }
 
+    /// Whether its answers go into this stream.
+    pub(super) fn is_of(&self, stream: &Arc<Stream>) -> bool {
+        matches!(&self.sink, Sink::Stream(other, _) if Arc::ptr_eq(other, stream))
+    }
+
     /// The number in the pool of the task at `index`.
     pub(super) fn task(&self, index: usize) -> u64 {
         self.task + index as u64

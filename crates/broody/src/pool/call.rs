@@ -20,6 +20,7 @@ pub struct With<'pool> {
     pub(super) pool: &'pool Pool,
     pub(super) options: TaskOptions,
     pub(super) progress: Option<OnProgress>,
+    pub(super) name: Option<&'static str>,
 }
 
 impl<'pool> With<'pool> {
@@ -27,6 +28,12 @@ impl<'pool> With<'pool> {
     /// the thread for callbacks. Not for iterators, which tell by themselves how far they are.
     pub fn on_progress(mut self, tell: impl Fn(usize, usize) + Send + Sync + 'static) -> Self {
         self.progress = Some(Arc::new(tell));
+        self
+    }
+
+    /// How the function is called in events, traces and errors, where its own name says little.
+    pub fn named(mut self, name: &'static str) -> Self {
+        self.name = Some(name);
         self
     }
 
@@ -162,7 +169,8 @@ impl<'pool> With<'pool> {
     {
         let _ = function;
         self.pool.check_owner()?;
-        let call = (FunctionId::of::<F, A, R>(), std::any::type_name::<F>(), self.terms()?);
+        let name = self.name.unwrap_or(std::any::type_name::<F>());
+        let call = (FunctionId::of::<F, A, R>(), name, self.terms()?);
         Imap::new(self.pool, call, items.into_iter(), ordered)
     }
 
@@ -189,7 +197,8 @@ impl<'pool> With<'pool> {
         self.progress.iter().for_each(|tell| gather.follow(tell.clone()));
         let mut schedule = self.pool.shared.await_room()?;
         let task = schedule.admit(tasks, false)?;
-        let kind = schedule.kinds.of(FunctionId::of::<F, A, R>(), std::any::type_name::<F>(), terms);
+        let name = self.name.unwrap_or(std::any::type_name::<F>());
+        let kind = schedule.kinds.of(FunctionId::of::<F, A, R>(), name, terms);
         let batch = Gathered::new(kind, arguments.into(), gather, task);
         if tasks > 0 {
             schedule.submit(batch.batch().clone(), awaited);

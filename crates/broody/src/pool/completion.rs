@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Condvar, Mutex, MutexGuard, mpsc};
 use std::task::Waker;
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use super::schedule::Schedule;
@@ -89,12 +90,16 @@ impl DerefMut for Locked<'_> {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
+        let due = DUE.try_with(RefCell::take).unwrap_or_default();
+        // Before anybody can see the answers: who waits for callbacks finds these among them.
+        let others: Vec<_> =
+            due.into_iter().filter_map(|completion| self.callbacks.queue(completion)).collect();
         self.schedule = None;
         self.room.into_iter().for_each(Condvar::notify_all);
-        for completion in DUE.try_with(RefCell::take).unwrap_or_default() {
+        for completion in others {
             match completion {
                 Completion::Wake(waker) => waker.wake(),
-                Completion::Call(callback) => self.callbacks.run(callback),
+                Completion::Call(callback) => callback(),
                 Completion::Drop(done_with) => drop(done_with),
             }
         }
@@ -103,32 +108,66 @@ impl Drop for Locked<'_> {
 
 /// The thread that runs a pool's callbacks, once there is one.
 #[derive(Default)]
-pub(super) struct Callbacks(Mutex<Option<mpsc::Sender<Callback>>>);
+pub(super) struct Callbacks(Mutex<Option<Runner>>);
+
+struct Runner {
+    callbacks: mpsc::Sender<Callback>,
+    thread: ThreadId,
+}
+
+impl Runner {
+    fn start() -> std::io::Result<Self> {
+        let (ours, theirs) = mpsc::channel::<Callback>();
+        let started = helper::start("broody-calls", move || {
+            for callback in theirs {
+                // Its panic has been shown by the hook, and is nobody else's.
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(callback));
+            }
+        });
+        // It ends when the pool is gone and it has nothing more to run.
+        started.map(|thread| Self { callbacks: ours, thread: thread.thread().id() })
+    }
+}
 
 impl Callbacks {
     /// Has it run.
     pub(super) fn run(&self, callback: Callback) {
-        let mut sender = lock(&self.0);
-        if sender.is_none() {
-            let (ours, theirs) = mpsc::channel::<Callback>();
-            let started = helper::start("broody-calls", move || {
-                for callback in theirs {
-                    // Its panic has been shown by the hook, and is nobody else's.
-                    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(callback));
-                }
-            });
-            match started {
-                // It ends when the pool is gone and it has nothing more to run.
-                Ok(_) => *sender = Some(ours),
-                // Without a thread to be had, here: late is better than never.
-                Err(_) => {
-                    drop(sender);
-                    return callback();
-                }
-            }
+        if let Some(Completion::Call(callback)) = self.queue(Completion::Call(callback)) {
+            callback();
         }
-        if let Some(sender) = sender.as_ref() {
-            let _ = sender.send(callback);
+    }
+
+    /// Has it run, if it is a callback; gives it back if it is not, or if there is no thread to be had: late is better than never.
+    fn queue(&self, completion: Completion) -> Option<Completion> {
+        let Completion::Call(callback) = completion else { return Some(completion) };
+        let mut runner = lock(&self.0);
+        if runner.is_none() {
+            *runner = Runner::start().ok();
+        }
+        match runner.as_ref() {
+            Some(runner) => {
+                let _ = runner.callbacks.send(callback);
+                None
+            }
+            None => Some(Completion::Call(callback)),
+        }
+    }
+
+    /// Waits until those have run that were to be run before, at most until `deadline`. Whether they have. One of them does not wait for itself.
+    pub(super) fn wait(&self, deadline: Option<Instant>) -> bool {
+        let (tell, told) = mpsc::channel();
+        match lock(&self.0).as_ref() {
+            Some(runner) if runner.thread != std::thread::current().id() => {
+                let _ = runner.callbacks.send(Box::new(move || _ = tell.send(())));
+            }
+            _ => return true,
+        }
+        match deadline {
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                !matches!(told.recv_timeout(left), Err(mpsc::RecvTimeoutError::Timeout))
+            }
+            None => told.recv().is_ok(),
         }
     }
 }

@@ -47,6 +47,8 @@ pub(super) struct Shared {
     /// The pool's thread has nothing more to do.
     has_ended: AtomicBool,
     end: Condvar,
+    /// A worker was started, or could not be.
+    staffed: Condvar,
     doorbell: EventFd,
     epoll: Epoll,
     name: String,
@@ -77,6 +79,7 @@ impl Shared {
             bound,
             has_ended: AtomicBool::new(false),
             end: Condvar::new(),
+            staffed: Condvar::new(),
             doorbell,
             epoll,
             name,
@@ -141,6 +144,22 @@ impl Shared {
             schedule = schedule.wait(&self.end, deadline);
         }
         true
+    }
+
+    /// Waits until workers have been started that are missing, at most until `deadline`.
+    pub(super) fn await_staff(&self, deadline: Option<Instant>) -> Locked<'_> {
+        let mut schedule = self.schedule();
+        while !schedule.is_staffed() && deadline.is_none_or(|deadline| deadline > Instant::now()) {
+            schedule = schedule.wait(&self.staffed, deadline);
+        }
+        schedule
+    }
+
+    /// Waits until callbacks have run that are due by now, at most until `deadline`. Whether they have.
+    pub(super) fn await_callbacks(&self, deadline: Option<Instant>) -> bool {
+        // Whoever has just delivered something has given its callback to the thread then.
+        drop(self.schedule());
+        self.callbacks.wait(deadline)
     }
 
     /// Has a callback run by the thread for callbacks.
@@ -254,6 +273,8 @@ impl Shared {
                 let mut schedule = self.schedule();
                 schedule.settle(number, started);
                 start_at = Instant::now() + schedule.start_delay();
+                drop(schedule);
+                self.staffed.notify_all();
             }
             let Some(limit) = self.before_sleep(look, start_at) else { return };
             if self.epoll.wait(&mut ready, Some(limit)).is_err() {

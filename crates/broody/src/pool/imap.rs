@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use super::Pool;
 use super::arguments::Many;
 use super::batch::{Answer, Batch};
+use super::completion::Callback;
 use super::dispatcher::Shared;
 use super::failure::Failure;
 use super::options::Terms;
@@ -19,6 +20,9 @@ use crate::{Error, Result, codec};
 
 /// The most bytes of arguments that are handed in at once, those in shared memory included, unless workers would have to wait.
 const MOST_BYTES: usize = 1024 * 1024;
+
+/// How many tasks are handed in at once at first, where all are; then twice as many each time.
+const AT_ONCE: usize = 256;
 
 /// The results of [`Pool::imap`] and [`Pool::imap_unordered`], each as it comes.
 ///
@@ -37,6 +41,8 @@ pub struct Imap<I: Iterator, R> {
     most: usize,
     /// A closed pool waits for what is still to be handed in.
     is_open: bool,
+    /// What was handed in is done even if nobody asks for it any more.
+    keeps_going: bool,
     /// Why no more is handed in, to be told when everything before it has been.
     error: Option<Error>,
     result: PhantomData<fn() -> R>,
@@ -65,6 +71,7 @@ where
             handed_in: 0,
             most: usize::MAX,
             is_open: true,
+            keeps_going: false,
             error: None,
             result: PhantomData,
         })
@@ -79,11 +86,71 @@ where
     /// Takes all that the caller's iterator still gives, and hands it in: the pool can be closed and joined then, whatever becomes of this.
     pub fn hand_in_all(&mut self) {
         while self.items.is_some() {
-            if let Err(error) = self.hand_in_up_to(usize::MAX) {
+            // Workers begin with the first ones while the others are encoded.
+            let under_way = (self.handed_in - self.stream.given()) as usize;
+            if let Err(error) = self.hand_in_up_to(under_way + AT_ONCE.max(under_way)) {
                 self.error = Some(error);
                 return;
             }
         }
+    }
+
+    /// Hands in the first tasks, before a result is asked for.
+    pub fn begin(&mut self) {
+        if let Err(error) = self.hand_in() {
+            self.error = Some(error);
+        }
+    }
+
+    /// Whether tasks that were handed in are done also when this is dropped. They are not, as a rule.
+    pub fn keep_going(&mut self, keep: bool) {
+        self.keeps_going = keep;
+    }
+
+    /// Takes nothing more from the caller's iterator: after what is under way this ends, with [`PoolClosed`](Error::PoolClosed) if more might have come.
+    pub fn stop(&mut self) {
+        if self.items.take().is_some() {
+            self.error.get_or_insert(Error::PoolClosed);
+        }
+        self.close();
+    }
+
+    /// Gives everything up: tasks that have not begun never will, workers that run one are ended and replaced. There are no more results then.
+    ///
+    /// # Errors
+    /// [`WrongProcess`](Error::WrongProcess) in a fork of the pool's process.
+    pub fn cancel(&mut self) -> Result<()> {
+        self.pool.check_owner("iterator of a pool")?;
+        self.items = None;
+        let mut schedule = self.pool.schedule();
+        self.stream.abandon();
+        schedule.end_stream(&self.stream);
+        schedule.hand_out();
+        drop(schedule);
+        self.close();
+        self.pool.nudge();
+        Ok(())
+    }
+
+    /// Has `callback` run as soon as the next result is there, or the end, in the thread for callbacks. Once; a later one goes before an earlier one.
+    ///
+    /// # Errors
+    /// [`WrongProcess`](Error::WrongProcess) in a fork of the pool's process.
+    pub fn on_ready(&mut self, callback: impl FnOnce() + Send + 'static) -> Result<()> {
+        self.pool.check_owner("iterator of a pool")?;
+        self.begin();
+        let callback: Callback = Box::new(callback);
+        let callback = match self.is_at_end() {
+            true => Some(callback),
+            false => self.stream.call_when_due(callback),
+        };
+        callback.into_iter().for_each(|callback| self.pool.call_back(callback));
+        Ok(())
+    }
+
+    /// Whether there is no answer to come.
+    fn is_at_end(&self) -> bool {
+        self.stream.is_abandoned() || self.stream.given() == self.handed_in
     }
 
     /// Hands in tasks until enough are under way.
@@ -94,12 +161,19 @@ where
 
     fn hand_in_up_to(&mut self, window: usize) -> Result<()> {
         let handed_in = self.hand_in_some(window);
-        if self.items.is_none() && std::mem::take(&mut self.is_open) {
+        if self.items.is_none() {
+            self.close();
+        }
+        handed_in
+    }
+
+    /// Nothing more will be handed in.
+    fn close(&mut self) {
+        if std::mem::take(&mut self.is_open) {
             self.pool.schedule().close_stream();
             // It may have been what a closed pool was waiting for.
             self.pool.nudge();
         }
-        handed_in
     }
 
     fn hand_in_some(&mut self, window: usize) -> Result<()> {
@@ -176,7 +250,7 @@ where
             // The answers of tasks that are under way come first.
             self.error = Some(error);
         }
-        if self.stream.given() == self.handed_in {
+        if self.is_at_end() {
             return Some(self.error.take().map(Err));
         }
         let undecodable =
@@ -208,7 +282,9 @@ impl<I: Iterator, R> Drop for Imap<I, R> {
     fn drop(&mut self) {
         if self.pool.check_owner("iterator of a pool").is_ok() {
             let mut schedule = self.pool.schedule();
-            self.stream.abandon();
+            if !self.keeps_going {
+                self.stream.abandon();
+            }
             if std::mem::take(&mut self.is_open) {
                 schedule.close_stream();
             } else {

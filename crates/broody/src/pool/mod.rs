@@ -24,6 +24,7 @@ mod options;
 mod pace;
 mod plan;
 pub mod policy;
+mod revoke;
 mod room;
 mod schedule;
 mod shared;
@@ -277,6 +278,15 @@ impl Pool {
         Ok(Trace::new(self.events()?))
     }
 
+    /// Why the pool has given up; `None` if it has not.
+    pub fn broken(&self) -> Option<String> {
+        self.check_owner().ok()?;
+        match &self.shared.schedule().standing {
+            Standing::Broken { reason } => Some(reason.clone()),
+            _ => None,
+        }
+    }
+
     /// How the pool stands, and what it has done.
     pub fn stats(&self) -> Stats {
         self.shared.schedule().stats()
@@ -284,7 +294,7 @@ impl Pool {
 
     /// The pool, with options for what is handed in through what this gives.
     pub fn with(&self, options: TaskOptions) -> With<'_> {
-        With { pool: self, options, progress: None }
+        With { pool: self, options, progress: None, name: None }
     }
 
     /// Takes no more tasks. Those that there are will be done, then the workers end. Iterators of [`imap`](Self::imap) that have
@@ -332,6 +342,38 @@ impl Pool {
         Ok(undone)
     }
 
+    /// As [`terminate`](Self::terminate); workers get SIGTERM, and those that are still there after `grace` SIGKILL.
+    ///
+    /// # Errors
+    /// [`WrongProcess`](Error::WrongProcess) in a fork of the pool's process.
+    pub fn terminate_within(&self, grace: Duration) -> Result<Undone> {
+        self.check_owner()?;
+        let undone = self.shared.schedule().terminate_within(grace);
+        self.shared.nudge();
+        Ok(undone)
+    }
+
+    /// Gives up every task that has not begun; they fail with [`Cancelled`](Error::Cancelled). How many those were.
+    ///
+    /// # Errors
+    /// [`WrongProcess`](Error::WrongProcess) in a fork of the pool's process.
+    pub fn cancel_waiting(&self) -> Result<usize> {
+        self.check_owner()?;
+        let count = self.shared.schedule().revoke_all();
+        // It may have been what a closed pool was waiting for.
+        self.shared.nudge();
+        Ok(count)
+    }
+
+    /// Waits until the callbacks have run of everything that is over by now, at most for `limit`. Whether they have; in a callback itself, at once.
+    ///
+    /// # Errors
+    /// [`WrongProcess`](Error::WrongProcess) in a fork of the pool's process.
+    pub fn await_callbacks(&self, limit: Duration) -> Result<bool> {
+        self.check_owner()?;
+        Ok(self.shared.await_callbacks(Instant::now().checked_add(limit)))
+    }
+
     /// Waits until the workers have ended, after [`close`](Self::close) or [`terminate`](Self::terminate).
     ///
     /// # Errors
@@ -374,6 +416,17 @@ impl Pool {
             Ok(()) => self.shared.schedule().slots().map(|(_, slot)| slot.process.pid()).collect(),
             Err(_) => Vec::new(),
         }
+    }
+
+    /// As [`worker_pids`](Self::worker_pids), of those that take tasks; waits until those are there that are being started, at most for `limit`.
+    ///
+    /// # Errors
+    /// [`WrongProcess`](Error::WrongProcess) in a fork of the pool's process.
+    pub fn pids_at_work(&self, limit: Duration) -> Result<Vec<Pid>> {
+        self.check_owner()?;
+        let schedule = self.shared.await_staff(Instant::now().checked_add(limit));
+        let at_work = schedule.slots().filter(|(_, slot)| !slot.is_leaving());
+        Ok(at_work.map(|(_, slot)| slot.process.pid()).collect())
     }
 
     fn check_owner(&self) -> Result<()> {

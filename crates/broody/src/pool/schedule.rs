@@ -132,6 +132,8 @@ pub(super) struct Schedule {
     awaited: Option<Arc<Batch>>,
     /// Streams that may still hand in tasks, although the pool is closed.
     streams: usize,
+    /// When those workers are killed that were asked to end.
+    kill_at: Option<Duration>,
     /// How many starts in a row have failed.
     failed_starts: u32,
     /// Workers with smaller numbers were started before the last failure that counted: if they fail too, it is the same failure.
@@ -166,6 +168,7 @@ impl Schedule {
             next_task: 0,
             awaited: None,
             streams: 0,
+            kill_at: None,
             failed_starts: 0,
             next_counted: 0,
         }
@@ -230,7 +233,7 @@ impl Schedule {
     }
 
     /// These were given out and not begun.
-    fn put_back(&mut self, runs: Vec<Run>) {
+    pub(super) fn put_back(&mut self, runs: Vec<Run>) {
         let now = clock::monotonic();
         for run in runs.into_iter().rev() {
             self.waiting.put_back(run, now);
@@ -251,7 +254,7 @@ impl Schedule {
     }
 
     /// Tasks that failed are tried again, or have failed for good; the policy learns what there is to be learned.
-    fn try_again(&mut self) {
+    pub(super) fn try_again(&mut self) {
         for event in self.ledger.ended.drain(..) {
             self.listeners.pass_on(&event);
         }
@@ -412,7 +415,7 @@ impl Schedule {
         if self.staff.memory.is_some() {
             again = Some(again.unwrap_or(Duration::MAX).min(now + SIZE_LOOK));
         }
-        [again, self.retire(now)].into_iter().flatten().min()
+        [again, self.retire(now), self.kill_late_ones(now)].into_iter().flatten().min()
     }
 
     /// Asks workers to end that have done their share, or that there are too many of. When to look again.
@@ -441,7 +444,7 @@ impl Schedule {
     }
 
     /// Ends a worker because of the task that it runs, if `still` says that it is that task.
-    fn end_task(&mut self, number: u64, verdict: Verdict, still: impl Fn(AtHand, &Run) -> bool) {
+    pub(super) fn end_task(&mut self, number: u64, verdict: Verdict, still: impl Fn(AtHand, &Run) -> bool) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
         // From here on it has nothing that it could begin.
         let back = slot.take_back(usize::MAX);
@@ -464,6 +467,11 @@ impl Schedule {
             self.end_task(number, Verdict::Cancelled, |_, run| Arc::ptr_eq(&run.batch, batch));
         }
         self.slots.values().filter_map(|slot| slot.running_of(batch)).collect()
+    }
+
+    /// Tasks that wait until they are tried again, which they are not then.
+    pub(super) fn take_delayed(&mut self) -> Vec<Run> {
+        self.delayed.drain().map(|delayed| delayed.run).collect()
     }
 
     /// Puts tasks back that were to wait until `now`.
@@ -592,17 +600,40 @@ impl Schedule {
 
     /// Ends everything that was not answered.
     pub(super) fn terminate(&mut self) -> Undone {
+        self.end_now(None)
+    }
+
+    /// The same; workers get SIGTERM, and those that are still there after `grace` SIGKILL.
+    pub(super) fn terminate_within(&mut self, grace: Duration) -> Undone {
+        self.end_now(Some(grace))
+    }
+
+    fn end_now(&mut self, grace: Option<Duration>) -> Undone {
         if self.is_over() {
             return Undone::default();
         }
         self.collect();
         self.standing = Standing::Terminated;
+        self.kill_at = grace.map(|grace| clock::monotonic().saturating_add(grace));
         self.fail_everything(|task| Failure::Terminated { task })
+    }
+
+    /// Kills workers that were asked to end and have had their time, at the time `now`. When to look again.
+    fn kill_late_ones(&mut self, now: Duration) -> Option<Duration> {
+        let kill_at = self.kill_at?;
+        if kill_at > now {
+            return Some(kill_at);
+        }
+        self.kill_at = None;
+        for slot in self.slots.values() {
+            let _ = slot.process.kill();
+        }
+        None
     }
 
     /// Gives everything that has no answer this one, and ends the workers.
     fn fail_everything(&mut self, failure: impl Fn(u64) -> Failure) -> Undone {
-        let delayed = self.delayed.drain().map(|delayed| delayed.run);
+        let delayed = self.take_delayed();
         let waiting = self.waiting.clear().into_iter().chain(delayed);
         // Those that were cancelled have their answers, unless they run.
         let mut runs: Vec<Run> = waiting.filter(|run| !run.batch.is_cancelled()).collect();
@@ -616,7 +647,7 @@ impl Schedule {
             }
         }
         for slot in self.slots.values() {
-            let _ = slot.process.kill();
+            let _ = if self.kill_at.is_some() { slot.process.terminate() } else { slot.process.kill() };
         }
         Undone { begun, waiting: all - begun }
     }
@@ -700,6 +731,11 @@ impl Schedule {
             }
             Err(reason) => self.start_failed(number, reason),
         }
+    }
+
+    /// Whether as many workers are there as there should be.
+    pub(super) fn is_staffed(&mut self) -> bool {
+        self.starting.is_empty() && self.missing() == 0
     }
 
     /// Whether there is no worker any more.

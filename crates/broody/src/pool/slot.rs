@@ -570,7 +570,12 @@ impl Slot {
 
     /// Whether it has tasks of this batch.
     pub(super) fn has_any_of(&self, batch: &Arc<Batch>) -> bool {
-        self.frames.iter().any(|leased| Arc::ptr_eq(&leased.run.batch, batch))
+        self.has_any(|run| Arc::ptr_eq(&run.batch, batch))
+    }
+
+    /// Whether it has tasks that `wanted` says.
+    pub(super) fn has_any(&self, wanted: impl Fn(&Run) -> bool) -> bool {
+        self.frames.iter().any(|leased| wanted(&leased.run))
     }
 
     /// Whether it has the frame that began with the task `id`.

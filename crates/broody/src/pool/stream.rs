@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::batch::Answer;
+use super::completion::{Callback, Completion, put_aside};
 use super::failure::Failure;
 use super::objects::WithObjects;
 use super::signal::Signal;
@@ -37,6 +38,8 @@ struct State {
     due: VecDeque<Kept>,
     /// The index of the first task that is neither due nor given.
     next_due: u64,
+    /// To be run when one is due.
+    callback: Option<Callback>,
 }
 
 impl Stream {
@@ -57,6 +60,16 @@ impl Stream {
     /// How many answers were given to the caller so far.
     pub(super) fn given(&self) -> u64 {
         lock(&self.state).given
+    }
+
+    /// Has `callback` run when an answer is due; gives it back if one is. In the place of one that was given before.
+    pub(super) fn call_when_due(&self, callback: Callback) -> Option<Callback> {
+        let mut state = lock(&self.state);
+        if !state.due.is_empty() {
+            return Some(callback);
+        }
+        state.callback = Some(callback);
+        None
     }
 
     /// Waits for the next answer, at most until `deadline`. There must be one to come.
@@ -103,8 +116,10 @@ impl Stream {
             state.early.insert(index, kept);
         }
         let is_due = !state.due.is_empty();
+        let callback = if is_due { state.callback.take() } else { None };
         drop(state);
         if is_due {
+            callback.map(Completion::Call).into_iter().for_each(put_aside);
             self.arrival.send();
         }
     }
