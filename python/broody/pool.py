@@ -300,9 +300,13 @@ class Pool:
             except Exception as error:
                 # All are run before the first one's error is told.
                 failure = failure or error
-        if failure is not None:
+        if failure is None:
+            return results
+        try:
             raise failure
-        return results
+        finally:
+            # See `AsyncResult.get`.
+            del failure
 
     def _map(self, func, iterable, star, chunksize, callback, error_callback, terms):
         iterable, chunksize = self._chunks(iterable, chunksize)
@@ -427,7 +431,11 @@ class AsyncResult:
         success, value = self._outcome
         if success:
             return value
-        raise value
+        try:
+            raise value
+        finally:
+            # The traceback has this frame, which must not have the exception: nobody but the garbage collector would let go of it.
+            del self, value
 
     def cancel(self):
         """Gives the task up; a worker that runs it is ended and replaced. Whether it was not over yet."""
@@ -448,7 +456,8 @@ class AsyncResult:
         try:
             outcome = (True, self._value(self._pending.get()))
         except BaseException as error:
-            outcome = (False, error)
+            # Without this frame, which has what is told.
+            outcome = (False, error.with_traceback(error.__traceback__.tb_next))
         try:
             call = callback if outcome[0] else error_callback
             if call:

@@ -18,7 +18,7 @@ from broody.exceptions import (
     WorkerLostError,
 )
 from broody.pool import MaybeEncodingError, RemoteTraceback, ThreadPool
-from conftest import PATIENCE, Program, eventually, is_over
+from conftest import PATIENCE, Program, dies_unaided, eventually, is_over
 
 
 def square(x):
@@ -92,6 +92,14 @@ def deadly_start():
     os._exit(3)
 
 
+class Weak(Exception):
+    pass
+
+
+def raise_weak(_=None):
+    raise Weak
+
+
 def seat():
     return os.environ["SEAT"]
 
@@ -129,6 +137,13 @@ def test_what_a_task_raises_comes_with_its_traceback(pool):
         pool.apply(fail, ("x",))
     assert isinstance(told.value.__cause__, RemoteTraceback)
     assert "raise KeyError(x)" in str(told.value.__cause__)
+
+
+def test_what_a_task_raises_does_not_keep_itself(pool):
+    assert dies_unaided(lambda: pool.apply(raise_weak), Weak)
+    assert dies_unaided(lambda: pool.apply_async(raise_weak).get(PATIENCE), Weak)
+    assert dies_unaided(lambda: pool.map(raise_weak, range(100)), Weak)
+    assert dies_unaided(lambda: list(pool.imap(raise_weak, range(2))), Weak)
 
 
 def test_an_exception_that_does_not_unpickle_is_told(pool):
