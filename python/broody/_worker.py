@@ -54,7 +54,7 @@ def begin(payload, name):
         if payload.startswith(b"\x80"):
             from . import _child
 
-            _child._take_environment()
+            _child.part()
             file = io.BytesIO(payload)
             process.current_process()._inheriting = True
             try:
@@ -65,6 +65,7 @@ def begin(payload, name):
         else:
             from . import pool
 
+            process._clear_atexit()
             what = pool._forked_with[int(payload)]
         _become(what, int(re.search(r"\d+$", name).group()))
         if what.initializer is not None:
@@ -99,6 +100,7 @@ def end():
     """In the worker, when it ends in an orderly way."""
     process._leave(0)
     threading._shutdown()
+    process._run_atexit()
     util._flush_std_streams()
 
 
