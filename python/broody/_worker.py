@@ -104,8 +104,8 @@ def end():
     util._flush_std_streams()
 
 
-def failure(error):
-    """What is told of a task that raised: the pickle of an exception."""
+def failure(error, most=None):
+    """What is told of a task that raised: the pickle of an exception; of at most so many bytes, if a shorter traceback is enough for that."""
     from .pool import ExceptionWithTraceback, MaybeEncodingError
 
     if isinstance(error, (SystemExit, KeyboardInterrupt)):
@@ -113,16 +113,25 @@ def failure(error):
         told.__traceback__ = error.__traceback__
         error = told
     if isinstance(error, MaybeEncodingError):
-        return bytes(reduction.ForkingPickler.dumps(error))
+        return _dumps(error)
     wrapped = ExceptionWithTraceback(error, error.__traceback__)
     try:
-        data = bytes(reduction.ForkingPickler.dumps(wrapped))
+        data = _dumps(wrapped)
+        if most is not None and len(data) > most:
+            # Where it happened is at the end.
+            whole, wrapped.tb = data, '\n"""\n[...]' + wrapped.tb[-most // 4 :]
+            data = _dumps(wrapped)
+            data = whole if len(data) > most else data
         # Exceptions with arguments of their own often pickle, and then do not unpickle.
         pickle.loads(data)
         return data
     except BaseException as reason:
         other = MaybeEncodingError(reason, error)
-        return bytes(reduction.ForkingPickler.dumps(_WithTraceback(other, wrapped.tb)))
+        return _dumps(_WithTraceback(other, wrapped.tb))
+
+
+def _dumps(obj):
+    return bytes(reduction.ForkingPickler.dumps(obj))
 
 
 class _WithTraceback:

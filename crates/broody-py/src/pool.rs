@@ -17,7 +17,11 @@ use crate::waiting;
 
 /// A pool of workers. The class `broody.pool.Pool` gives it the face that Python's users know.
 #[pyclass(frozen)]
-pub(crate) struct Pool(Option<Arc<broody::Pool>>);
+pub(crate) struct Pool {
+    pool: Option<Arc<broody::Pool>>,
+    /// Whether tasks that raise are tried again, where nothing else is said of them.
+    retry_errors: bool,
+}
 
 /// How tasks are handed in: each is one of Python's chunks.
 fn options(options: Option<&Bound<'_, PyDict>>) -> PyResult<TaskOptions> {
@@ -35,6 +39,7 @@ fn options(options: Option<&Bound<'_, PyDict>>) -> PyResult<TaskOptions> {
             "timeout" => made.timeout(seconds()?),
             "soft_timeout" => made.soft_timeout(seconds()?),
             "retries" => made.retries(value.extract()?),
+            "retry_errors" => made.retry_errors(value.is_truthy()?),
             "backoff" => made.backoff(seconds()?),
             "memory_limit" => made.memory_limit(value.extract()?),
             "cost" => made.cost(value.extract()?),
@@ -62,6 +67,7 @@ impl Pool {
             "forkserver" => StartMethod::Forkserver,
             _ => return Err(PyValueError::new_err(format!("cannot find start method {method:?}"))),
         };
+        let mut retry_errors = false;
         let mut builder = broody::Pool::builder()
             .workers_between(workers.0, workers.1)
             .start_method(method)
@@ -73,7 +79,13 @@ impl Pool {
             }
             builder = match name.extract::<&str>()? {
                 "name" => builder.name(value.extract::<String>()?),
-                "tasks" => builder.tasks(options(Some(value.cast()?))?),
+                "tasks" => {
+                    let terms: &Bound<'_, PyDict> = value.cast()?;
+                    if let Some(said) = terms.get_item("retry_errors")? {
+                        retry_errors = said.is_truthy()?;
+                    }
+                    builder.tasks(options(Some(terms))?)
+                }
                 "tasks_per_worker" => builder.max_tasks_per_worker(value.extract()?),
                 "memory_per_worker" => builder.memory_per_worker(value.extract()?),
                 "idle_timeout" => builder.idle_timeout(Duration::from_secs_f64(value.extract()?)),
@@ -89,7 +101,7 @@ impl Pool {
             };
         }
         let pool = py.detach(move || builder.build()).map_err(|error| exception(py, error))?;
-        Ok(Self(Some(Arc::new(pool))))
+        Ok(Self { pool: Some(Arc::new(pool)), retry_errors })
     }
 
     /// Hands in one task: `function(*arguments, **keywords)`.
@@ -101,7 +113,7 @@ impl Pool {
         keywords: &Bound<'_, PyAny>,
         terms: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Pending> {
-        let task = tasks::call(function, arguments, keywords)?;
+        let task = tasks::call(function, arguments, keywords, self.retries(terms)?)?;
         self.hand_in(py, vec![task], terms)
     }
 
@@ -115,7 +127,7 @@ impl Pool {
         chunk_size: usize,
         terms: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Pending> {
-        let head = tasks::head(function, star, chunk_size)?;
+        let head = tasks::head(function, star, chunk_size, self.retries(terms)?)?;
         let mut items = items.try_iter()?;
         let mut tasks = Vec::new();
         while let Some(task) = tasks::chunk(&head, &mut items, chunk_size)? {
@@ -138,7 +150,7 @@ impl Pool {
         terms: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Stream> {
         let options = options(terms)?;
-        let source = tasks::Source::new(function, star, items, chunk_size)?;
+        let source = tasks::Source::new(function, star, items, chunk_size, self.retries(terms)?)?;
         let failure = source.failure();
         self.with(py, |pool| {
             let with = pool.with(options);
@@ -170,7 +182,7 @@ impl Pool {
     #[pyo3(signature = (timeout=None))]
     fn join(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let ended = waiting::wait(py, waiting::limit(timeout), |limit| {
-            match self.0.as_ref().map(|pool| pool.join_timeout(limit)) {
+            match self.pool.as_ref().map(|pool| pool.join_timeout(limit)) {
                 Some(Ok(false)) => None,
                 Some(Err(error)) => Some(Err(error)),
                 _ => Some(Ok(())),
@@ -220,12 +232,18 @@ impl Pool {
         py: Python<'_>,
         act: impl FnOnce(&broody::Pool) -> broody::Result<T> + Send,
     ) -> PyResult<T> {
-        let done = py.detach(|| self.0.as_deref().map(act));
+        let done = py.detach(|| self.pool.as_deref().map(act));
         match done {
             Some(Ok(value)) => Ok(value),
             Some(Err(error)) => Err(exception(py, error)),
             None => Err(PyValueError::new_err("Pool not running")),
         }
+    }
+
+    /// Whether tasks of these terms are tried again when they raise.
+    fn retries(&self, terms: Option<&Bound<'_, PyDict>>) -> PyResult<bool> {
+        let said = terms.map(|terms| terms.get_item("retry_errors")).transpose()?.flatten();
+        said.filter(|said| !said.is_none()).map_or(Ok(self.retry_errors), |said| said.is_truthy())
     }
 
     fn hand_in(
@@ -241,7 +259,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        let pool = self.0.take();
+        let pool = self.pool.take();
         // Its end waits for the pool's thread, which may need the GIL.
         Python::attach(|py| py.detach(|| drop(pool)));
     }

@@ -7,12 +7,15 @@
 //! CALL             the message of (function, arguments, keywords)
 //! EACH, ONE        length of the function's pickle (4, little endian), the function's pickle, the message of a list of items, or of one
 //! ```
+//!
+//! What a task raises is an answer like others, unless it is to be tried again then: the engine does that with what panics, so that the exception goes as
+//! a panic's text.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use broody::embed::Encoded;
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyCFunction, PyFunction, PyIterator, PyList, PyTuple, PyType};
@@ -28,6 +31,9 @@ const STAR: u8 = 0x10;
 /// Beside EACH or ONE: the function is a name.
 const NAMED: u8 = 0x20;
 
+/// Beside the others: what raises an exception is tried again.
+const RETRY: u8 = 0x40;
+
 /// The longest name of a function that is kept, in bytes.
 const LONGEST_NAME: usize = 512;
 
@@ -36,18 +42,23 @@ pub(crate) fn call(
     function: &Bound<'_, PyAny>,
     arguments: &Bound<'_, PyAny>,
     keywords: &Bound<'_, PyAny>,
+    retry: bool,
 ) -> PyResult<Encoded> {
     let call = PyTuple::new(function.py(), [function, arguments, keywords])?;
-    pickling::encode(call.as_any(), &[CALL])
+    pickling::encode(call.as_any(), &[CALL | retrying(retry)])
+}
+
+fn retrying(retry: bool) -> u8 {
+    if retry { RETRY } else { 0 }
 }
 
 /// What tasks of `function` begin with, of so many items each.
-pub(crate) fn head(function: &Bound<'_, PyAny>, star: bool, size: usize) -> PyResult<Vec<u8>> {
+pub(crate) fn head(function: &Bound<'_, PyAny>, star: bool, size: usize, retry: bool) -> PyResult<Vec<u8>> {
     // By itself, and without buffers: it is unpickled again and again.
     let pickled = pickling::dumps(function)?;
     let kind = if size == 1 { ONE } else { EACH } | if star { STAR } else { 0 };
     let kind = if is_name(function, &pickled) { kind | NAMED } else { kind };
-    let mut head = vec![kind];
+    let mut head = vec![kind | retrying(retry)];
     head.extend((pickled.len() as u32).to_le_bytes());
     head.extend(pickled);
     Ok(head)
@@ -96,10 +107,28 @@ impl Answer {
         if self.returned {
             return pickling::object(py, self.value.into());
         }
-        let raised = py.import("broody.pool")?.getattr("_raised")?;
-        let error = raised.call1((PyBytes::new(py, &self.value.bytes),))?;
-        Err(PyErr::from_value(error))
+        Err(unpickled(py, &self.value.bytes))
     }
+}
+
+/// What a task raised, of its pickle.
+fn unpickled(py: Python<'_>, bytes: &[u8]) -> PyErr {
+    let raised = || py.import("broody.pool")?.getattr("_raised")?.call1((PyBytes::new(py, bytes),));
+    raised().map_or_else(|error| error, PyErr::from_value)
+}
+
+/// What the text of a panic begins with that is an exception's pickle: each of its characters is a byte of that then.
+const RAISED: &str = "broody raised: ";
+const END: char = '\u{2029}';
+
+/// How many bytes of a pickle fit into the text of a panic, whatever they are. An exception that is longer is told at once.
+const LONGEST_RAISED: usize = 12 << 10;
+
+/// What a task that was tried again raised at last; `None` if it is a panic of another kind.
+pub(crate) fn raised_at_last(py: Python<'_>, message: &str) -> Option<PyErr> {
+    let (text, _) = message.strip_prefix(RAISED)?.split_once(END)?;
+    let bytes: Option<Vec<u8>> = text.chars().map(|byte| u8::try_from(byte).ok()).collect();
+    Some(unpickled(py, &bytes?))
 }
 
 // The worker's side.
@@ -132,17 +161,31 @@ pub(crate) fn end((): ()) {
 
 /// The function of every task.
 pub(crate) fn run(task: Encoded) -> Answer {
-    Python::attach(|py| match perform(py, task) {
-        Ok(value) => Answer { returned: true, value },
-        Err(error) => Answer { returned: false, value: failure(py, error) },
-    })
+    let retry = task.bytes.first().is_some_and(|kind| kind & RETRY != 0);
+    let (answer, again) = Python::attach(|py| match perform(py, task) {
+        Ok(value) => (Answer { returned: true, value }, false),
+        Err(error) => {
+            // Ctrl-C and sys.exit are no errors.
+            let again = retry && error.is_instance_of::<PyException>(py);
+            let value = failure(py, error, again);
+            let again = again && value.bytes.len() <= LONGEST_RAISED;
+            (Answer { returned: false, value }, again)
+        }
+    });
+    if again {
+        let text: String = answer.value.bytes.iter().copied().map(char::from).collect();
+        // Not a panic of this program: nothing is printed.
+        std::panic::resume_unwind(Box::new(format!("{RAISED}{text}{END}")));
+    }
+    answer
 }
 
 /// What becomes of a task that raised: the work of Python's own, as it is rare.
-fn failure(py: Python<'_>, error: PyErr) -> Encoded {
+fn failure(py: Python<'_>, error: PyErr, short: bool) -> Encoded {
     let told = (|| -> PyResult<Encoded> {
         let failure = py.import("broody._worker")?.getattr("failure")?;
-        let told = failure.call1((error.into_value(py),))?.cast_into::<PyBytes>()?;
+        let most = short.then_some(LONGEST_RAISED);
+        let told = failure.call1((error.into_value(py), most))?.cast_into::<PyBytes>()?;
         Ok(Encoded::plain(told.as_bytes().to_vec()))
     })();
     told.unwrap_or_else(|error| {
@@ -153,7 +196,7 @@ fn failure(py: Python<'_>, error: PyErr) -> Encoded {
 
 fn perform(py: Python<'_>, task: Encoded) -> PyResult<Encoded> {
     let (kind, rest) = task.bytes.split_first().ok_or_else(|| spoiled("it is empty"))?;
-    let kind = *kind;
+    let kind = *kind & !RETRY;
     if kind == CALL {
         let call = pickling::object_behind(py, task.into(), 1)?.cast_into::<PyTuple>()?;
         let (function, arguments, keywords) = (call.get_item(0)?, call.get_item(1)?, call.get_item(2)?);
@@ -254,8 +297,9 @@ impl Source {
         star: bool,
         items: &Bound<'_, PyAny>,
         size: usize,
+        retry: bool,
     ) -> PyResult<Self> {
-        let (head, items) = (head(function, star, size)?, items.try_iter()?.unbind());
+        let (head, items) = (head(function, star, size, retry)?, items.try_iter()?.unbind());
         Ok(Self { head, items, size, failure: FailureOf::default() })
     }
 
