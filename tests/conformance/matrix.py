@@ -72,7 +72,12 @@ def main():
         print(f"## {title}\n")
         if suite == "multiprocessing" and {kind for cell in mine for kind in cell["types"]} != set(suites.TYPES):
             print(f"Types: {', '.join(sorted({kind for cell in mine for kind in cell['types']}))}.\n")
-        print(table(["Python", "method", "run", "passed", "skipped", "known", "failed", "commit", "date"], [row(cell) for cell in mine]))
+        if there := [row(cell) for cell in mine if not cell["missing"]]:
+            print(table(["Python", "method", "run", "passed", "skipped", "known", "failed", "commit", "date"], there))
+        if missing := sorted({cell["python"] for cell in mine if cell["missing"]}):
+            print(f"Not run, as the interpreter comes without these tests: {', '.join(missing)}.\n")
+        for python, note in sorted({(cell["python"], cell["note"]) for cell in mine if cell["note"]}):
+            print(f"Python {python}: {note}\n")
         if known := list(reasons(mine)):
             print(table(["known", "why", "where"], known))
         if wrong := [f"- {cell['python']} {cell['method']}: {what}" for cell in mine for what in cell["wrong"]]:

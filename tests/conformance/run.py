@@ -153,23 +153,36 @@ def one(options, python, method):
         outcomes = run(python, suite, method, select, environment(options, folder), folder)
         strays = sorted(set(watch.read_text().splitlines()))
     print(f"\n{options.suite}, {method}, Python {full}")
-    if outcomes is None:
-        print("  not run: the interpreter comes without these tests", flush=True)
-        return True
-    counts, known, wrong = judge(outcomes, suites.known(options.suite, method, minor), strays)
+    missing = outcomes is None
+    counts, known, wrong = judge(outcomes or {}, suites.known(options.suite, method, minor), strays)
     for name, reason in known.items():
         print(f"  known: {name}: {reason}")
     for what, why in wrong:
         print(f"  {what}")
         if options.verbose and why:
             print("    " + why.strip().replace("\n", "\n    "))
-    print(f"  run {len(outcomes)}: " + ", ".join(f"{outcome} {count}" for outcome, count in counts.items()), flush=True)
+    if missing:
+        print("  not run: the interpreter comes without these tests", flush=True)
+    else:
+        told = ", ".join(f"{outcome} {count}" for outcome, count in counts.items())
+        print(f"  run {len(outcomes)}: {told}", flush=True)
     if options.results:
         cell = {
-            "suite": options.suite, "executor": options.executor, "method": method, "python": full, "types": types,
-            "pattern": options.pattern, "counts": counts, "known": known, "wrong": [what for what, _ in wrong],
-            "commit": commit(), "date": datetime.date.today().isoformat(), "seconds": round(time.monotonic() - begun),
-        }  # fmt: skip
+            "suite": options.suite,
+            "executor": options.executor,
+            "method": method,
+            "python": full,
+            "types": types,
+            "pattern": options.pattern,
+            "missing": missing,
+            "note": options.note,
+            "counts": counts,
+            "known": known,
+            "wrong": [what for what, _ in wrong],
+            "commit": commit(),
+            "date": datetime.date.today().isoformat(),
+            "seconds": round(time.monotonic() - begun),
+        }
         store = Path(options.results)
         store.mkdir(parents=True, exist_ok=True)
         (store / f"{options.suite}-{full}-{method}.json").write_text(json.dumps(cell, indent=1) + "\n")
@@ -184,6 +197,7 @@ def main():
     parser.add_argument("--types", default="processes,none", help=f"of {','.join(suites.TYPES)}")
     parser.add_argument("-k", dest="pattern", default="*")
     parser.add_argument("--tests", help="a folder with a `test` package, for interpreters that come without theirs")
+    parser.add_argument("--note", help="what the document says of these runs beside their figures")
     parser.add_argument("--executor", help="a module whose ProcessPoolExecutor takes the place of the standard one")
     parser.add_argument("--results", help="a folder where matrix.py finds what became of each run")
     parser.add_argument("--verbose", action="store_true", help="show the tracebacks of what does not pass")
