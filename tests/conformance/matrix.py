@@ -19,11 +19,14 @@ TITLES = {
 HEAD = """\
 # Conformance
 
-CPython's own tests, unchanged, from each interpreter's `test` package, over broody in the place of `multiprocessing`. In no process of these runs was a file
-of the standard module opened. Written by `make matrix`; one row again: `python tests/conformance/run.py --suite SUITE --python PYTHON METHOD`.
+CPython's own tests, unchanged, from each interpreter's `test` package, over broody in the place of `multiprocessing`. Interpreters that tests start with `-E` or `-I`,
+which would pass over broody, start without that option. No process opened a file of the standard module (those that a test starts with `-S` are not watched).
 
-*Skipped* is what the tests skip by themselves: other systems, missing libraries, resources that were not asked for. *Known* does not pass, and is listed below
-with its reason; at most eight tests may be, for each interpreter and start method. A test that fails and is not known, or is known and passes, fails the run.
+Written by `tests/conformance/matrix.py` from what `tests/conformance/run.py` has found: `make matrix` does both. One row again:
+`python tests/conformance/run.py --suite SUITE --python PYTHON --types processes,none,manager,threads METHOD`.
+
+*Skipped* is what the tests skip by themselves, as it is for another start method, type or system. *Known* does not pass, and is listed below with its reason; at
+most eight tests may be, for each interpreter and start method. A test that fails and is not known, or is known and passes, fails the run.
 """
 
 
