@@ -1,5 +1,5 @@
 # The verbs of this project. CI calls the same.
-.PHONY: demo test test-rust test-python test-full conformance bench lint docs miri fuzz
+.PHONY: demo test test-rust test-python test-full conformance matrix bench lint docs miri fuzz
 
 CARGO ?= cargo
 PYTHON ?= python3
@@ -39,11 +39,22 @@ test-python: $(VENV)/installed
 	cd tests/python && ../../$(VENV)/bin/python -m pytest -q -p no:cacheprovider
 	$(MAKE) conformance METHODS="fork forkserver"
 
-# CPython's own test suite, unchanged, over broody: see tests/conformance.
+# CPython's own test suite, unchanged, over broody: see tests/conformance. PYTHONS: further interpreters, as PYTHONS="python3.12 python3.13".
 METHODS ?= fork spawn forkserver
+PYTHONS ?=
+CONFORMANCE = CONFORMANCE_INSTALLED=1 $(VENV)/bin/python tests/conformance/run.py $(addprefix --python ,$(VENV)/bin/python $(PYTHONS))
 conformance: $(VENV)/installed
-	CONFORMANCE_INSTALLED=1 $(VENV)/bin/python tests/conformance/run.py $(METHODS)
+	$(CONFORMANCE) $(METHODS)
 	CONFORMANCE_INSTALLED=1 $(VENV)/bin/python tests/conformance/executor.py $(METHODS)
+
+# All of it, and what stands on multiprocessing; rewrites docs/conformance.md. An hour and more with three interpreters.
+RESULTS ?= target/conformance
+matrix: $(VENV)/installed
+	rm -rf $(RESULTS)
+	for suite in multiprocessing main_handling concurrent_futures; do \
+		$(CONFORMANCE) --suite $$suite --types processes,none,manager,threads --results $(RESULTS) $(METHODS); done
+	$(VENV)/bin/python tests/conformance/matrix.py $(RESULTS) > target/conformance.md
+	cp target/conformance.md docs/conformance.md
 
 # Kills after every instruction, and ten minutes of chaos.
 test-full:

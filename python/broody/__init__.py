@@ -66,9 +66,20 @@ if "__main__" in sys.modules:
     sys.modules["__mp_main__"] = sys.modules["__main__"]
 
 
+# Modules that are imported when they are asked for; in the standard module others may have imported them.
+_MODULES = {
+    "connection", "dummy", "forkserver", "heap", "managers", "pool", "queues", "reduction", "resource_sharer", "resource_tracker",
+    "shared_memory", "sharedctypes", "spawn", "synchronize", "util",
+}  # fmt: skip
+
+
 def __getattr__(name):
     if name == "reducer":
         return _default.reducer
+    if name in _MODULES:
+        from importlib import import_module
+
+        return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -7,6 +7,9 @@ from . import _broody, _runtime
 
 __all__ = []
 
+# Whether this is the fork server, or a fork of it.
+_serves = False
+
 
 def begin():
     """The main function of a new interpreter: the fork server, or a child of `spawn`."""
@@ -14,6 +17,8 @@ def begin():
     role = _broody.role()
     os.environ.pop("BROODY_BOOT", None)
     if role == "template":
+        global _serves
+        _serves = True
         template = _broody.Template()
         _runtime.prepare()
         _preload()
@@ -44,14 +49,26 @@ def _preload():
 
 def main(payload):
     """The function of a process. Gives its exit code."""
-    _take_environment()
-    from . import spawn
+    part()
+    from . import process, spawn, util
 
-    return spawn._main(payload, _broody.own_descriptors())
+    code = spawn._main(payload, _broody.own_descriptors())
+    process._run_atexit()
+    util._flush_std_streams()
+    return code
 
 
-def _take_environment():
-    """In a fork of the fork server, whose `os.environ` may be older than what the child was given."""
+def part():
+    """Leaves behind what is the fork server's, in a fork of that: its exit functions, and its `os.environ`, which may be older than what the child was given."""
+    if _serves:
+        from . import process
+
+        process._clear_atexit()
+    take_environment()
+
+
+def take_environment():
+    """Makes `os.environ` what the engine has made of this process's environment."""
     variables = dict(_broody.variables())
     if variables != dict(os.environ):
         for name in os.environ.keys() - variables.keys():

@@ -55,7 +55,11 @@ def dispatch(c, id, methodname, args=(), kwds={}):
     kind, result = c.recv()
     if kind == "#RETURN":
         return result
-    raise convert_to_error(kind, result)
+    try:
+        raise convert_to_error(kind, result)
+    finally:
+        # The traceback has this frame, which must not have the exception: nobody but the garbage collector would let go of it.
+        del result
 
 
 def name_of_caller():
@@ -149,7 +153,11 @@ class Session:
         self._abandoned.discard(number)
         if kind == "#RETURN":
             return result
-        raise convert_to_error(kind, result)
+        try:
+            raise convert_to_error(kind, result)
+        finally:
+            # The traceback has this frame, which must not have the exception: nobody but the garbage collector would let go of it.
+            del result
 
     def _tell(self, name, *args):
         try:

@@ -60,14 +60,15 @@ def begin(payload, name):
     """In the worker: becomes one. Why it cannot, as text; None if it can."""
     try:
         if payload.startswith(b"\x80"):
-            _child._take_environment()
+            _child.part()
             what = spawn._unpack(payload)
         else:
             from . import pool
 
+            process._clear_atexit()
             what = pool._forked_with[int(payload)]
             if what.has_environment:
-                _child._take_environment()
+                _child.take_environment()
         _become(what, int(name.rpartition("-")[2]))
         if what.logs is not None:
             what.logs.begin()
@@ -105,13 +106,15 @@ def end():
     """In the worker, when it ends in an orderly way."""
     process._leave(0)
     threading._shutdown()
+    process._run_atexit()
     util._flush_std_streams()
 
 
-def failure(error, bare=False, by_value=False):
+def failure(error, bare=False, by_value=False, most=None):
     """What is told of a task that raised: the pickle of an exception.
 
-    bare: SystemExit and its like are told as they are. by_value: classes that only this process knows go with it.
+    bare: SystemExit and its like are told as they are. by_value: classes that only this process knows go with it. most: of at most so many bytes, if a shorter
+    traceback is enough for that.
     """
     from .pool import ExceptionWithTraceback, MaybeEncodingError
 
@@ -122,21 +125,30 @@ def failure(error, bare=False, by_value=False):
         told.__traceback__ = error.__traceback__
         error = told
     if isinstance(error, MaybeEncodingError):
-        return bytes(reduction.ForkingPickler.dumps(error))
+        return _dumps(error)
     wrapped = ExceptionWithTraceback(error, error.__traceback__)
     try:
         data = _pickled(wrapped, by_value)
+        if most is not None and len(data) > most:
+            # Where it happened is at the end.
+            whole, wrapped.tb = data, '\n"""\n[...]' + wrapped.tb[-most // 4 :]
+            data = _pickled(wrapped, by_value)
+            data = whole if len(data) > most else data
         # Exceptions with arguments of their own often pickle, and then do not unpickle.
         pickle.loads(data)
         return data
     except BaseException as reason:
         wrapped.exc = MaybeEncodingError(reason, error)
-        return bytes(reduction.ForkingPickler.dumps(wrapped))
+        return _dumps(wrapped)
+
+
+def _dumps(obj):
+    return bytes(reduction.ForkingPickler.dumps(obj))
 
 
 def _pickled(obj, by_value):
     try:
-        return bytes(reduction.ForkingPickler.dumps(obj))
+        return _dumps(obj)
     except Exception as error:
         if by_value:
             from . import _by_value

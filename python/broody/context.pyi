@@ -53,6 +53,7 @@ class BaseContext:
         timeout: float | None = None,
         soft_timeout: float | None = None,
         retries: int | None = None,
+        retry_errors: bool | None = None,
         backoff: float | None = None,
         memory_limit: int | None = None,
         maxmemoryperchild: int | None = None,

@@ -129,7 +129,11 @@ class BaseManager:
         if kind == "#RETURN":
             return result
         self._process.join()
-        raise convert_to_error(kind, result)
+        try:
+            raise convert_to_error(kind, result)
+        finally:
+            # The traceback has this frame, which must not have the exception: nobody but the garbage collector would let go of it.
+            del result
 
     @classmethod
     def _run_server(cls, registry, address, authkey, serializer, writer, initializer=None, initargs=()):
@@ -341,7 +345,11 @@ class BaseProxy:
         if kind == "#PROXY":
             exposed, token = result
             return self._stand_for(token, exposed)
-        raise convert_to_error(kind, result)
+        try:
+            raise convert_to_error(kind, result)
+        finally:
+            # The traceback has this frame, which must not have the exception: nobody but the garbage collector would let go of it.
+            del result
 
     def _stand_for(self, token, exposed):
         # As this process knows it.

@@ -145,6 +145,8 @@ class Pool:
     timeout: how long a task may run, in seconds. Then its worker is ended, and it fails with `TaskTimeoutError`.
     soft_timeout: after how many seconds a task is asked to stop: system calls are interrupted, and `broody.pool.should_stop()` is true in it.
     retries, backoff: how often a task is run again whose worker died; the seconds before the first retry, twice as many before each further one.
+    retry_errors: whether a task that raises an exception, takes too long or too much memory is run again as well, as often as `retries` says. A task of `map` is a
+    chunk. (Exceptions that pickle to more than 12 KiB are told at once.)
     memory_limit: how many bytes a task may take; then its worker is ended and it fails with `TaskMemoryError`.
     maxmemoryperchild: beyond so many bytes a worker is replaced.
     policy: 'fcfs', 'sjf', 'round_robin' or 'mlfq': whose turn it is.
@@ -166,6 +168,7 @@ class Pool:
         timeout=None,
         soft_timeout=None,
         retries=None,
+        retry_errors=None,
         backoff=None,
         memory_limit=None,
         maxmemoryperchild=None,
@@ -196,7 +199,7 @@ class Pool:
         self._initargs = initargs
         settings = {
             "name": name,
-            "tasks": _terms(timeout, soft_timeout, retries, backoff, memory_limit),
+            "tasks": _terms(timeout, soft_timeout, retries, backoff, memory_limit, retry_errors=retry_errors),
             "tasks_per_worker": maxtasksperchild,
             "memory_per_worker": maxmemoryperchild,
             "idle_timeout": idle_timeout,
@@ -267,6 +270,7 @@ class Pool:
         timeout=None,
         soft_timeout=None,
         retries=None,
+        retry_errors=None,
         backoff=None,
         memory_limit=None,
         cost=None,
@@ -274,7 +278,7 @@ class Pool:
     ):
         """`func(*args, **kwds)` in a worker, later. Gives an `AsyncResult`. What is said of the task goes before what the pool says."""
         self._check_running()
-        terms = _terms(timeout, soft_timeout, retries, backoff, memory_limit, cost, priority)
+        terms = _terms(timeout, soft_timeout, retries, backoff, memory_limit, cost, priority, retry_errors)
         return ApplyResult(self._engine.apply(func, args, kwds, terms), callback, error_callback)
 
     def map(self, func, iterable, chunksize=None, *, progress=False, **terms):
@@ -327,9 +331,13 @@ class Pool:
                 if chunk is None:
                     break
                 results += chunk
-        if failure is not None:
+        if failure is None:
+            return results
+        try:
             raise failure
-        return results
+        finally:
+            # See `AsyncResult.get`.
+            del failure
 
     def _map_shown(self, progress, func, iterable, star, chunksize, terms):
         from ._progress import Bar
@@ -516,13 +524,21 @@ def _cpus():
 
 
 def _terms(
-    timeout=None, soft_timeout=None, retries=None, backoff=None, memory_limit=None, cost=None, priority=None
+    timeout=None,
+    soft_timeout=None,
+    retries=None,
+    backoff=None,
+    memory_limit=None,
+    cost=None,
+    priority=None,
+    retry_errors=None,
 ):
     """What is said of tasks; None if it is nothing."""
     terms = {
         "timeout": timeout,
         "soft_timeout": soft_timeout,
         "retries": retries,
+        "retry_errors": retry_errors,
         "backoff": backoff,
         "memory_limit": memory_limit,
         "cost": cost,
@@ -569,7 +585,11 @@ class AsyncResult:
         success, value = self._outcome
         if success:
             return value
-        raise value
+        try:
+            raise value
+        finally:
+            # The traceback has this frame, which must not have the exception: nobody but the garbage collector would let go of it.
+            del self, value
 
     def cancel(self):
         """Gives the task up; a worker that runs it is ended and replaced. Whether it was not over yet."""
@@ -596,7 +616,8 @@ class AsyncResult:
         try:
             outcome = (True, self._value(self._pending.get()))
         except BaseException as error:
-            outcome = (False, error)
+            # Without this frame, which has what is told.
+            outcome = (False, error.with_traceback(error.__traceback__.tb_next))
         try:
             call = callback if outcome[0] else error_callback
             if call:

@@ -21,6 +21,7 @@ class _Terms(TypedDict, total=False):
     timeout: float | None
     soft_timeout: float | None
     retries: int | None
+    retry_errors: bool | None
     backoff: float | None
     memory_limit: int | None
     cost: float | None
@@ -68,6 +69,7 @@ class Pool:
         timeout: float | None = None,
         soft_timeout: float | None = None,
         retries: int | None = None,
+        retry_errors: bool | None = None,
         backoff: float | None = None,
         memory_limit: int | None = None,
         maxmemoryperchild: int | None = None,

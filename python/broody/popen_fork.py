@@ -2,9 +2,8 @@
 
 import os
 import signal
-import sys
 
-from . import _broody, _runtime, util
+from . import _broody, _runtime, process, util
 
 __all__ = ["Popen"]
 
@@ -31,6 +30,7 @@ class Popen:
             return child
         code = 1
         try:
+            process._clear_atexit()
             code = process_obj._bootstrap()
         finally:
             _leave(code)
@@ -74,10 +74,7 @@ class Popen:
 def _leave(code):
     """Ends a forked process, as the interpreter's version does it."""
     try:
-        if sys.version_info >= (3, 13):
-            import atexit
-
-            atexit._run_exitfuncs()
+        process._run_atexit()
         util._flush_std_streams()
     finally:
         _broody.exit_now(code)

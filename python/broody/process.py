@@ -306,6 +306,22 @@ def _leave(exitcode):
     return exitcode
 
 
+def _clear_atexit():
+    """In a process that is a fork: what was registered with `atexit` before is another one's."""
+    if sys.version_info >= (3, 13):
+        import atexit
+
+        atexit._clear()
+
+
+def _run_atexit():
+    """Runs what was registered with `atexit`: since Python 3.13 in all children, before in those of `spawn` only."""
+    if sys.version_info >= (3, 13):
+        import atexit
+
+        atexit._run_exitfuncs()
+
+
 def _exit_code(error):
     """What the interpreter makes of a SystemExit."""
     if error.code is None:

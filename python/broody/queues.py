@@ -21,10 +21,16 @@ class TasksLostWarning(RuntimeWarning):
 
 
 class _End:
-    """One side of a queue, for who asks for it as if there were a pipe. Made each time; that it is closed is known by the queue."""
+    """One side of a queue, for who asks for it as if there were a pipe. Made each time, all equal; that it is closed is known by the queue."""
 
     def __init__(self, queue):
         self._queue = queue
+
+    def __eq__(self, other):
+        return type(self) is type(other) and self._queue is other._queue
+
+    def __hash__(self):
+        return hash((type(self), id(self._queue)))
 
     @property
     def closed(self):
@@ -110,6 +116,10 @@ class Queue(_Ends, _broody.Queue, metaclass=_inside.Kind):
 
     def cancel_join_thread(self):
         """Nothing: the end of a process never waits for the queue, and nothing is lost."""
+
+    def _terminate_broken(self):
+        """For `ProcessPoolExecutor`, when one of its workers has died: this process puts and gets no more."""
+        self.close()
 
     @staticmethod
     def _on_queue_feeder_error(e, obj):

@@ -1,7 +1,7 @@
 """What is left of the standard module's resource tracker: its functions.
 
 There, a helper process removes what a program has left behind. Here, nothing is left: shared objects have no names, and the names of shared memory are removed by
-the engine's supervisor when the program ends, however it does. So there is no process to run, and nothing to register.
+the engine's supervisor when the program ends, however it does. So the process to run is the supervisor, and there is nothing to register.
 
 The one thing that these functions still do: `unregister` of shared memory, in the process that made it, lets it outlive the program, as
 `SharedMemory(track=False)` does.
@@ -9,6 +9,8 @@ The one thing that these functions still do: `unregister` of shared memory, in t
 
 import os
 import sys
+
+from . import _broody, _runtime, process
 
 __all__ = ["ensure_running", "register", "unregister"]
 
@@ -46,16 +48,23 @@ class ReentrantCallError(RuntimeError):
 class ResourceTracker:
     """The functions as methods of one object."""
 
-    # There is no process.
-    _pid = None
+    # There is no pipe to it.
     _fd = None
     _exitcode = None
 
     def __init__(self):
         self._names = set()
 
+    @property
+    def _pid(self):
+        """The supervisor's, for those who look which of the program's children are not its own; None if it does not run, and in children."""
+        return _broody.supervisor_pid(False) if process.parent_process() is None else None
+
     def ensure_running(self):
-        """There is no process to run; only a descriptor, for programs that hand it to processes of their own."""
+        """Starts the program's supervisor, if it does not run. What needs it does that, too. There is also a descriptor, for programs that hand it on."""
+        if process.parent_process() is None:
+            _runtime.prepare()
+            _broody.supervisor_pid(True)
         if self._fd is None:
             self._fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 

@@ -1,6 +1,6 @@
-"""Runs CPython's own test suite of multiprocessing over broody, and says what passes.
+"""Runs CPython's own test suites of multiprocessing, and of what stands on it, over broody, and says what passes.
 
-    python tests/conformance/run.py [--types processes,none] [-k PATTERN] [--python PYTHON] [METHOD ...]
+    python tests/conformance/run.py [--suite SUITE] [--types processes,none] [-k PATTERN] [--python PYTHON ...] [METHOD ...]
 
 The tests are those of the interpreter's `test` package, unchanged. They and all their children find broody where they ask for `multiprocessing`; the run
 proves that none of these processes has opened a file of the standard module. What does not pass is listed in KNOWN.toml, with its reason, or is a failure of
@@ -8,6 +8,7 @@ the run. A test that hangs is ended, and the others go on.
 """
 
 import argparse
+import datetime
 import fnmatch
 import json
 import os
@@ -15,42 +16,51 @@ import signal
 import subprocess
 import sys
 import tempfile
-import tomllib
+import time
 from pathlib import Path
 
+import suites
+
 HERE = Path(__file__).resolve().parent
-METHODS = ("fork", "spawn", "forkserver")
+ROOT = HERE.parents[1]
 # Far more than the slowest test needs on a loaded machine, in seconds.
 PATIENCE = int(os.environ.get("PATIENCE", "180"))
+# So many tests may be known not to pass, for each interpreter and start method.
+MOST_KNOWN = 8
 
 
-def environment(watch):
-    folders = [HERE / "watch", HERE.parents[1] / "python/broody/_shadow/path", HERE, HERE.parents[1] / "python"]
+def environment(options, folder):
+    """That of the tests: its path begins with the package that stands for the standard module."""
+    package = ROOT / "python"
     if os.environ.get("CONFORMANCE_INSTALLED"):
         import broody
 
-        home = Path(broody.__file__).parent
-        folders = [HERE / "watch", home / "_shadow/path", HERE]
+        # Alone, for interpreters that it was not installed for: nothing else of this one's packages.
+        package = folder / "installed"
+        package.mkdir()
+        (package / "broody").symlink_to(Path(broody.__file__).parent)
+    folders = [HERE / "watch", package / "broody/_shadow/path", HERE, package]
+    if options.tests:
+        folders.append(Path(options.tests).resolve())
     path = os.pathsep.join(map(str, folders))
-    return {**os.environ, "PYTHONPATH": path, "CONFORMANCE_WATCH": str(watch), "PYTHONDONTWRITEBYTECODE": "1"}
+    watch = {"CONFORMANCE_WATCH": str(folder / "watch"), "CONFORMANCE_EXECUTOR": options.executor or ""}
+    return {**os.environ, "PYTHONPATH": path, **watch, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def kind(test):
-    """The part before the tests of one type: "processes", "manager", "threads", or "none"."""
-    name = test.split(".")[1]
-    for kind in ("processes", "manager", "threads"):
-        if name.startswith("With" + kind.capitalize()):
-            return kind
-    return "none"
+def version(python):
+    """Its first two numbers, and all of them."""
+    asked = "import platform, sys; print('%d.%d' % sys.version_info[:2], platform.python_version())"
+    return subprocess.run([python, "-c", asked], capture_output=True, text=True, check=True).stdout.split()
 
 
-def run(python, method, select, folder):
-    """What became of each test: {name: (outcome, why)}."""
-    watch, results, names = folder / "watch", folder / f"{method}.jsonl", folder / "names"
-    watch.touch()
-    command = [python, "-W", "ignore", str(HERE / "worker.py"), f"suite_{method}", str(names)]
+def run(python, suite, method, select, env, folder):
+    """What became of each test: {name: (outcome, why)}; None if the interpreter comes without the suite."""
+    results, names = folder / "results", folder / "names"
+    command = [python, "-W", "ignore", str(HERE / "worker.py"), suite.module(method), str(names)]
     names.write_text("")
-    listed = subprocess.run([*command, "-"], env=environment(watch), capture_output=True, text=True)
+    if subprocess.run([python, "-c", f"import {suite.package}"], env=env, capture_output=True).returncode:
+        return None
+    listed = subprocess.run([*command, "-"], env=env, capture_output=True, text=True)
     if listed.returncode:
         sys.exit(f"the suite cannot be loaded:\n{listed.stderr}")
     left = [name for name in listed.stdout.split() if select(name)]
@@ -58,7 +68,7 @@ def run(python, method, select, folder):
     while left:
         names.write_text("\n".join(left))
         results.write_text("")
-        hung = follow([*command, str(results)], environment(watch), results)
+        hung = follow([*command, str(results)], env, results)
         for line in results.read_text().splitlines():
             entry = json.loads(line)
             if entry["event"] == "start":
@@ -72,8 +82,7 @@ def run(python, method, select, folder):
             for name in left:
                 outcomes[name] = ("failed", "never begun")
             break
-    strays = sorted(set(watch.read_text().splitlines()))
-    return outcomes, strays
+    return outcomes
 
 
 def follow(command, env, results):
@@ -101,54 +110,100 @@ def follow(command, env, results):
             child.wait()
 
 
-def known(method, version):
-    with open(HERE / "KNOWN.toml", "rb") as file:
-        entries = tomllib.load(file).get("known", [])
-    return {
-        entry["test"]: (entry["reason"], entry.get("may_pass", False))
-        for entry in entries
-        if method in entry.get("methods", METHODS) and version in entry.get("versions", [version])
-    }
+def commit():
+    """What was run: the commit, with a plus if files differ from it."""
+    git = ["git", "-C", str(ROOT)]
+    head = subprocess.run([*git, "rev-parse", "--short=7", "HEAD"], capture_output=True, text=True)
+    changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
+    return head.stdout.strip() + "+" * bool(changed.stdout.strip()) if head.returncode == 0 else "unknown"
+
+
+def judge(outcomes, listed, strays):
+    """The counts of a run, what of it is known, and what is wrong: texts."""
+    counts = {outcome: 0 for outcome in ("passed", "failed", "hung", "skipped")}
+    known, wrong = {}, []
+    for test, (outcome, why) in sorted(outcomes.items()):
+        counts[outcome] += 1
+        name = suites.name_of(test)
+        if outcome in ("failed", "hung"):
+            if name in listed:
+                known[name] = listed[name][0]
+            else:
+                wrong.append((f"{outcome}: {name}", why))
+        elif outcome == "passed" and name in listed and not listed[name][1]:
+            wrong.append((f"passed, and is listed as known: {name}", ""))
+    if len(known) > MOST_KNOWN:
+        wrong.append((f"{len(known)} tests are known not to pass; {MOST_KNOWN} may be", ""))
+    wrong += [(f"loaded a file of the standard module: {stray}", "") for stray in strays[:10]]
+    return counts, known, wrong
+
+
+def one(options, python, method):
+    """One start method on one interpreter. Gives whether all is well."""
+    suite = suites.SUITES[options.suite]
+    types = options.types.split(",")
+    pattern = options.pattern if "*" in options.pattern else f"*{options.pattern}*"
+    minor, full = version(python)
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        watch = folder / "watch"
+        watch.touch()
+        select = lambda name: suite.is_for(name, method, types) and fnmatch.fnmatch(name, pattern)  # noqa: E731
+        outcomes = run(python, suite, method, select, environment(options, folder), folder)
+        strays = sorted(set(watch.read_text().splitlines()))
+    print(f"\n{options.suite}, {method}, Python {full}")
+    missing = outcomes is None
+    counts, known, wrong = judge(outcomes or {}, suites.known(options.suite, method, minor), strays)
+    for name, reason in known.items():
+        print(f"  known: {name}: {reason}")
+    for what, why in wrong:
+        print(f"  {what}")
+        if options.verbose and why:
+            print("    " + why.strip().replace("\n", "\n    "))
+    if missing:
+        print("  not run: the interpreter comes without these tests", flush=True)
+    else:
+        told = ", ".join(f"{outcome} {count}" for outcome, count in counts.items())
+        print(f"  run {len(outcomes)}: {told}", flush=True)
+    if options.results:
+        cell = {
+            "suite": options.suite,
+            "executor": options.executor,
+            "method": method,
+            "python": full,
+            "types": types,
+            "pattern": options.pattern,
+            "missing": missing,
+            "note": options.note,
+            "counts": counts,
+            "known": known,
+            "wrong": [what for what, _ in wrong],
+            "commit": commit(),
+            "date": datetime.date.today().isoformat(),
+            "seconds": round(time.monotonic() - begun),
+        }
+        store = Path(options.results)
+        store.mkdir(parents=True, exist_ok=True)
+        (store / f"{options.suite}-{full}-{method}.json").write_text(json.dumps(cell, indent=1) + "\n")
+    return not wrong
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("methods", nargs="*", default=METHODS)
-    parser.add_argument("--python", default=sys.executable)
-    parser.add_argument("--types", default="processes,none")
+    parser.add_argument("methods", nargs="*", default=suites.METHODS)
+    parser.add_argument("--suite", choices=suites.SUITES, default="multiprocessing")
+    parser.add_argument("--python", action="append", help="an interpreter; several times for several (default: this one)")
+    parser.add_argument("--types", default="processes,none", help=f"of {','.join(suites.TYPES)}")
     parser.add_argument("-k", dest="pattern", default="*")
+    parser.add_argument("--tests", help="a folder with a `test` package, for interpreters that come without theirs")
+    parser.add_argument("--note", help="what the document says of these runs beside their figures")
+    parser.add_argument("--executor", help="a module whose ProcessPoolExecutor takes the place of the standard one")
+    parser.add_argument("--results", help="a folder where matrix.py finds what became of each run")
     parser.add_argument("--verbose", action="store_true", help="show the tracebacks of what does not pass")
     options = parser.parse_args()
-    types = options.types.split(",")
-    pattern = options.pattern if "*" in options.pattern else f"*{options.pattern}*"
-    version = subprocess.run(
-        [options.python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True
-    ).stdout.strip()
-    bad = False
-    for method in options.methods:
-        with tempfile.TemporaryDirectory() as folder:
-            select = lambda name: kind(name) in types and fnmatch.fnmatch(name, pattern)  # noqa: E731
-            outcomes, strays = run(options.python, method, select, Path(folder))
-        listed = known(method, version)
-        counts = {outcome: 0 for outcome in ("passed", "failed", "hung", "skipped")}
-        print(f"\n{method}, Python {version}")
-        for test, (outcome, why) in sorted(outcomes.items()):
-            counts[outcome] += 1
-            name = test.split(".", 1)[1]
-            if outcome in ("failed", "hung"):
-                reason = listed.get(name, (None,))[0]
-                bad |= reason is None
-                print(f"  {outcome}: {name}" + (f" (known: {reason})" if reason else ""))
-                if options.verbose and not reason:
-                    print("    " + why.strip().replace("\n", "\n    "))
-            elif outcome == "passed" and name in listed and not listed[name][1]:
-                bad = True
-                print(f"  passed, and is listed as known: {name}")
-        print(f"  run {len(outcomes)}: " + ", ".join(f"{outcome} {count}" for outcome, count in counts.items()))
-        for stray in strays[:10]:
-            bad = True
-            print(f"  loaded a file of the standard module: {stray}")
-    sys.exit(bad)
+    well = [one(options, python, method) for python in options.python or [sys.executable] for method in options.methods]
+    sys.exit(not all(well))
 
 
 if __name__ == "__main__":

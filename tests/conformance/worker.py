@@ -1,6 +1,7 @@
 """Runs tests of one suite and writes what becomes of each: a JSON line at its start, and one at its end."""
 
 import json
+import signal
 import sys
 import unittest
 
@@ -51,6 +52,8 @@ def every_test(suite):
 
 
 def main():
+    # Shells have it ignored by what they run in the background; tests interrupt themselves.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     module, names, results = sys.argv[1:4]
     with open(names) as file:
         wanted = set(file.read().split())

@@ -1,9 +1,11 @@
 """What the tests of the Python package share."""
 
+import gc
 import os
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,19 @@ class Program:
         if self.process.poll() is None:
             self.process.kill()
         self.process.communicate(timeout=PATIENCE)
+
+
+def dies_unaided(call, kind):
+    """Whether what `call` raises, of the class `kind`, is gone when nobody has it any more, without the garbage collector."""
+    gc.disable()
+    try:
+        with pytest.raises(kind) as raised:
+            call()
+        error = weakref.ref(raised.value)
+        del raised
+        return error() is None
+    finally:
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -73,6 +73,12 @@ def test_install_in_code(tmp_path):
     assert (done.returncode, done.stdout) == (0, "broody.pool\n"), done.stderr
 
 
+def test_modules_need_not_be_imported_one_by_one():
+    code = "import multiprocessing as mp; print(mp.connection.wait([], 0), mp.pool.Pool.__name__, mp.util.get_temp_dir.__name__)"
+    done = run("-m", "broody", "-c", code)
+    assert (done.returncode, done.stdout) == (0, "[] Pool get_temp_dir\n"), done.stderr
+
+
 def test_executors_of_the_standard_library(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("""

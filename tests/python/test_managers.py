@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from broody import AuthenticationError, ProcessError, connection, managers
-from conftest import PATIENCE, Program, eventually, is_over
+from conftest import PATIENCE, Program, dies_unaided, eventually, is_over
 
 KEY = b"a key"
 GONE = (EOFError, OSError)
@@ -493,3 +493,7 @@ def test_blocks_go_with_their_manager(ctx):
         names = block.name, numbers.shm.name
         assert all(os.path.exists(f"/dev/shm/{name}") for name in names)
     assert not any(os.path.exists(f"/dev/shm/{name}") for name in names)
+
+
+def test_what_a_proxy_raises_does_not_keep_itself(manager):
+    assert dies_unaided(manager.Queue().get_nowait, queue.Empty)

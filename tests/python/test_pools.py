@@ -19,7 +19,7 @@ from broody.exceptions import (
     WorkerLostError,
 )
 from broody.pool import MaybeEncodingError, RemoteTraceback, ThreadPool
-from conftest import PATIENCE, Program, eventually, is_over
+from conftest import PATIENCE, Program, dies_unaided, eventually, is_over
 
 
 def square(x):
@@ -93,6 +93,14 @@ def deadly_start():
     os._exit(3)
 
 
+class Weak(Exception):
+    pass
+
+
+def raise_weak(_=None):
+    raise Weak
+
+
 def seat():
     return os.environ["SEAT"]
 
@@ -125,11 +133,64 @@ def test_a_lost_task_may_be_tried_again(pool, tmp_path):
     assert pool.stats()["retried"] == 1
 
 
+def fail_twice(path, more="", kind=ValueError):
+    """Raises the first two times."""
+    with open(path, "a+") as file:
+        file.write("x")
+        file.seek(0)
+        count = len(file.read())
+    if count <= 2:
+        raise kind(f"number {count}{more}")
+    return count
+
+
+def test_a_task_that_raises_may_be_tried_again(pool, tmp_path):
+    again = {"retries": 2, "retry_errors": True, "backoff": 0.001}
+    assert pool.apply_async(fail_twice, (tmp_path / "a",), **again).get(PATIENCE) == 3
+    assert pool.map(fail_twice, [tmp_path / "b"], **again) == [3]
+    assert pool.map(fail_twice, [tmp_path / "c"] * 3, 3, retries=2, retry_errors=True) == [3, 4, 5]
+    assert list(pool.imap(fail_twice, [tmp_path / "d"], **again)) == [3]
+    assert pool.stats()["retried"] == 8
+    with pytest.raises(ValueError, match="number 2") as told:
+        pool.apply_async(fail_twice, (tmp_path / "e",), retries=1, retry_errors=True).get(PATIENCE)
+    assert "in fail_twice" in str(told.value.__cause__)
+
+
+def test_what_is_not_tried_again(pool, tmp_path):
+    cases = [
+        ("retries are for deaths", ValueError, {"retries": 2}, ""),
+        ("no retries", ValueError, {"retry_errors": True}, ""),
+        ("too long", ValueError, {"retries": 2, "retry_errors": True}, "x" * 100_000),
+        ("the end of its process", SystemExit, {"retries": 2, "retry_errors": True}, ""),
+    ]
+    for name, kind, terms, more in cases:
+        with pytest.raises(TaskExitError if kind is SystemExit else kind, match="number 1") as told:
+            pool.apply_async(fail_twice, (tmp_path / name, more, kind), **terms).get(PATIENCE)
+        assert (tmp_path / name).read_text() == "x", name
+        assert more in str(told.value)
+    assert pool.stats()["retried"] == 0
+
+
+def test_a_pool_may_try_again_what_raises(ctx, tmp_path):
+    with ctx.Pool(1, retries=2, retry_errors=True) as pool:
+        assert pool.apply(fail_twice, (tmp_path / "a",)) == 3
+        with pytest.raises(ValueError, match="number 1"):
+            pool.apply_async(fail_twice, (tmp_path / "b",), retry_errors=False).get(PATIENCE)
+    pool.join()
+
+
 def test_what_a_task_raises_comes_with_its_traceback(pool):
     with pytest.raises(KeyError) as told:
         pool.apply(fail, ("x",))
     assert isinstance(told.value.__cause__, RemoteTraceback)
     assert "raise KeyError(x)" in str(told.value.__cause__)
+
+
+def test_what_a_task_raises_does_not_keep_itself(pool):
+    assert dies_unaided(lambda: pool.apply(raise_weak), Weak)
+    assert dies_unaided(lambda: pool.apply_async(raise_weak).get(PATIENCE), Weak)
+    assert dies_unaided(lambda: pool.map(raise_weak, range(100)), Weak)
+    assert dies_unaided(lambda: list(pool.imap(raise_weak, range(2))), Weak)
 
 
 def test_an_exception_that_does_not_unpickle_is_told(pool):

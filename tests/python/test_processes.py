@@ -336,3 +336,12 @@ def test_children_begin_where_they_were_started(ctx, tmp_path, monkeypatch):
     child.start()
     child.join(PATIENCE)
     assert child.exitcode == 0
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="before, exit functions of atexit ran in children of spawn only")
+@pytest.mark.parametrize("what", ["process", "pool"])
+def test_children_run_their_own_exit_functions_and_no_others(method, what, tmp_path):
+    with Program("exits", method, what, tmp_path) as program:
+        assert program.end() == (0, "", "")
+    assert (tmp_path / "own").exists()
+    assert (tmp_path / "parent's").read_text() == str(program.pid)

@@ -11,6 +11,7 @@ import pytest
 from conftest import PATIENCE, eventually
 
 import broody
+from broody.connection import wait
 from broody.queues import TasksLostWarning
 
 
@@ -354,3 +355,31 @@ def test_a_class_that_knows_the_inside_of_the_standard_one_is_derived_from_that(
     assert not isinstance(queue, broody.queues.SimpleQueue)
     with pytest.raises(ImportError):
         from broody.queues import _no_such_name  # noqa: F401
+@pytest.mark.parametrize("kind", ["Queue", "SimpleQueue"])
+def test_what_was_put_before_a_descriptor_was_ready_is_seen_beside_it(ctx, kind):
+    # A pool that hears of a worker's end has to know whether that one had put its result before.
+    messages = getattr(ctx, kind)()
+    reading, writing = os.pipe()
+    try:
+        for number in range(200):
+            messages.put(number)
+            os.write(writing, b".")
+            assert wait([messages._reader, reading]) == [messages._reader, reading]
+            assert messages.get() == number and os.read(reading, 1) == b"."
+            assert wait([messages._reader, reading], 0) == []
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+@pytest.mark.parametrize("made", ["fork", "spawn", "forkserver"])
+def test_a_queue_of_any_context_goes_to_a_process_of_any_other(ctx, made):
+    # The standard module refuses those of fork to the others.
+    there, back = broody.get_context(made).Queue(), broody.get_context(made).JoinableQueue()
+    process = ctx.Process(target=echo, args=(there, back))
+    process.start()
+    there.put(made)
+    assert back.get() == made
+    there.put("stop")
+    process.join(PATIENCE)
+    assert process.exitcode == 0

@@ -9,7 +9,7 @@ import sys
 import pytest
 from broody import connection, resource_tracker
 from broody.shared_memory import ShareableList, SharedMemory
-from conftest import PATIENCE, descendants, eventually
+from conftest import PATIENCE, descendants, eventually, status
 
 
 def is_there(name):
@@ -284,3 +284,24 @@ signal.pause()
         program.process.kill()
         program.process.wait(PATIENCE)
         eventually(lambda: not is_there(name), f"the end of {name}")
+
+
+def test_what_stands_for_the_resource_tracker_is_the_supervisor():
+    tracker = resource_tracker._resource_tracker
+    tracker.ensure_running()
+    first = tracker._pid
+    assert status(first)[1] == os.getpid()
+    os.kill(first, signal.SIGTERM)
+    os.kill(first, signal.SIGINT)
+    block = SharedMemory(create=True, size=1)
+    block.close()
+    block.unlink()
+    assert tracker._pid == first
+    # Whoever ends it may wait for it, as for a child of his own.
+    os.kill(first, signal.SIGKILL)
+    pid, how = os.waitpid(first, 0)
+    assert (pid, os.waitstatus_to_exitcode(how)) == (first, -signal.SIGKILL)
+    tracker.ensure_running()
+    assert tracker._pid != first
+    # And if he does not, it is no zombie for long: see `nothing_left`.
+    os.kill(tracker._pid, signal.SIGKILL)

@@ -17,7 +17,7 @@ def square(x: int) -> float:
 
 
 def main() -> None:
-    with broody.Pool(2, timeout=10, retries=1, policy="mlfq") as pool:
+    with broody.Pool(2, timeout=10, retries=1, retry_errors=True, policy="mlfq") as pool:
         assert_type(pool, Pool)
         assert_type(pool.map(square, [1, 2, 3]), list[float])
         assert_type(pool.apply_async(square, (1,), timeout=1), AsyncResult[float])

@@ -5,8 +5,15 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use crate::tasks;
+
 /// The exception that stands for `error`.
 pub(crate) fn exception(py: Python<'_>, error: Error) -> PyErr {
+    if let Error::Panicked { message, .. } = &error
+        && let Some(raised) = tasks::raised_at_last(py, message)
+    {
+        return raised;
+    }
     let text = error.to_string();
     let made = match error {
         Error::Os(error) => Ok(os_error(error)),

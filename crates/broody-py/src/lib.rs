@@ -36,7 +36,9 @@ mod _broody {
     #[pymodule_export]
     use super::process::{Child, fork, own_descriptors, start};
     #[pymodule_export]
-    use super::runtime::{Template, exit_now, install, resume, role, run_apart, template_pid, variables};
+    use super::runtime::{
+        Template, exit_now, install, resume, role, run_apart, supervisor_pid, template_pid, variables,
+    };
     #[pymodule_export]
     use super::shared::{Guarded, GuardedField, Memory};
     #[pymodule_export]

@@ -332,3 +332,17 @@ impl SimpleQueue {
         self.open()?.descriptor().map_err(raised)
     }
 }
+
+/// The queue whose reading side `end` is, if it is one of broody's, with the descriptor `fd`.
+pub(crate) fn of_end(end: &Bound<'_, PyAny>, fd: RawFd) -> PyResult<Option<MessageQueue>> {
+    let Some(queue) = end.getattr_opt("_queue")? else { return Ok(None) };
+    let queue = if let Ok(queue) = queue.cast::<Queue>() {
+        queue.get().0.queue.get()?
+    } else if let Ok(queue) = queue.cast::<SimpleQueue>() {
+        queue.get().0.queue.get()?
+    } else {
+        return Ok(None);
+    };
+    // Whoever has a queue may have another descriptor.
+    Ok((queue.descriptor().map_err(raised)? == fd).then(|| queue.clone()))
+}

@@ -26,6 +26,8 @@ pub(crate) struct Pool {
     traced: AtomicBool,
     /// The workers do not import the program's main module.
     without_main: bool,
+    /// Whether tasks that raise are tried again, where nothing else is said of them.
+    retry_errors: bool,
 }
 
 /// How long a worker that is just being started is waited for.
@@ -47,6 +49,7 @@ fn options(options: Option<&Bound<'_, PyDict>>) -> PyResult<TaskOptions> {
             "timeout" => made.timeout(seconds()?),
             "soft_timeout" => made.soft_timeout(seconds()?),
             "retries" => made.retries(value.extract()?),
+            "retry_errors" => made.retry_errors(value.is_truthy()?),
             "backoff" => made.backoff(seconds()?),
             "memory_limit" => made.memory_limit(value.extract()?),
             "cost" => made.cost(value.extract()?),
@@ -74,6 +77,7 @@ impl Pool {
             "forkserver" => StartMethod::Forkserver,
             _ => return Err(PyValueError::new_err(format!("cannot find start method {method:?}"))),
         };
+        let mut retry_errors = false;
         let mut builder = broody::Pool::builder()
             .workers_between(workers.0, workers.1)
             .start_method(method)
@@ -86,7 +90,13 @@ impl Pool {
             }
             builder = match name.extract::<&str>()? {
                 "name" => builder.name(value.extract::<String>()?),
-                "tasks" => builder.tasks(options(Some(value.cast()?))?),
+                "tasks" => {
+                    let terms: &Bound<'_, PyDict> = value.cast()?;
+                    if let Some(said) = terms.get_item("retry_errors")? {
+                        retry_errors = said.is_truthy()?;
+                    }
+                    builder.tasks(options(Some(terms))?)
+                }
                 "tasks_per_worker" => builder.max_tasks_per_worker(value.extract()?),
                 "memory_per_worker" => builder.memory_per_worker(value.extract()?),
                 "idle_timeout" => builder.idle_timeout(Duration::from_secs_f64(value.extract()?)),
@@ -110,7 +120,7 @@ impl Pool {
             };
         }
         let pool = py.detach(move || builder.build()).map_err(|error| exception(py, error))?;
-        Ok(Self { pool: Some(Arc::new(pool)), traced: AtomicBool::new(false), without_main })
+        Ok(Self { pool: Some(Arc::new(pool)), traced: AtomicBool::new(false), without_main, retry_errors })
     }
 
     /// Hands in one task: `function(*arguments, **keywords)`.
@@ -122,7 +132,7 @@ impl Pool {
         keywords: &Bound<'_, PyAny>,
         terms: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Pending> {
-        let task = tasks::call(function, arguments, keywords, self.kind(false))?;
+        let task = tasks::call(function, arguments, keywords, self.kind(false, terms)?)?;
         self.hand_in(py, vec![task], self.name_of(function), terms)
     }
 
@@ -135,7 +145,7 @@ impl Pool {
         keywords: &Bound<'py, PyAny>,
         terms: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        match tasks::call(function, arguments, keywords, self.kind(true)) {
+        match tasks::call(function, arguments, keywords, self.kind(true, terms)?) {
             Ok(task) => {
                 let pending = self.hand_in(py, vec![task], self.name_of(function), terms)?;
                 Ok(Bound::new(py, pending)?.into_any())
@@ -160,7 +170,7 @@ impl Pool {
         terms: Option<&Bound<'_, PyDict>>,
         tell: Option<Py<PyAny>>,
     ) -> PyResult<Pending> {
-        let common = self.kind(false);
+        let common = self.kind(false, terms)?;
         let head = tasks::head(function, star, chunk_size, common)?;
         let mut items = items.try_iter()?;
         let mut tasks = Vec::new();
@@ -197,7 +207,7 @@ impl Pool {
     ) -> PyResult<Stream> {
         let options = options(terms)?;
         let name = self.name_of(function);
-        let source = tasks::Source::new(function, star, items, chunk_size, self.kind(bare))?;
+        let source = tasks::Source::new(function, star, items, chunk_size, self.kind(bare, terms)?)?;
         let failure = source.failure();
         self.with(py, |pool| {
             let with = named(pool.with(options), name);
@@ -340,8 +350,11 @@ impl Pool {
         self.with(py, |pool| named(pool.with(options), name).map_async(tasks::run, tasks)).map(Pending)
     }
 
-    fn kind(&self, bare: bool) -> tasks::Kind {
-        tasks::Kind { bare, without_main: self.without_main }
+    fn kind(&self, bare: bool, terms: Option<&Bound<'_, PyDict>>) -> PyResult<tasks::Kind> {
+        let said = terms.map(|terms| terms.get_item("retry_errors")).transpose()?.flatten();
+        let retry = said.filter(|said| !said.is_none());
+        let retry = retry.map_or(Ok(self.retry_errors), |said| said.is_truthy())?;
+        Ok(tasks::Kind { bare, without_main: self.without_main, retry })
     }
 
     /// The name of a function in a trace, where there is one.

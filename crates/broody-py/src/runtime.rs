@@ -106,6 +106,12 @@ pub(crate) fn template_pid(py: Python<'_>) -> PyResult<i32> {
     py.detach(embed::template_pid).map_err(|error| exception(py, error))
 }
 
+/// The pid of the supervisor; None if there is none, unless `start`.
+#[pyfunction]
+pub(crate) fn supervisor_pid(py: Python<'_>, start: bool) -> PyResult<Option<i32>> {
+    py.detach(|| embed::supervisor_pid(start)).map_err(|error| exception(py, error))
+}
+
 /// Makes this process the child that it was exec'ed as, and runs it. Gives its exit code.
 #[pyfunction]
 pub(crate) fn resume(py: Python<'_>) -> u8 {

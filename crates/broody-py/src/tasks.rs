@@ -9,6 +9,9 @@
 //! ```
 //!
 //! What pickle refuses is pickled by value, where cloudpickle is installed ([`by_value`]).
+//!
+//! What a task raises is an answer like others, unless it is to be tried again then: the engine does that with what panics, so that the exception goes as
+//! a panic's text.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +29,9 @@ const CALL: u8 = 0;
 const EACH: u8 = 1;
 const ONE: u8 = 2;
 /// Those, without what is beside them.
-const KINDS: u8 = 0x0f;
+const KINDS: u8 = 0x07;
+/// Beside each: what raises an exception is tried again.
+const RETRY: u8 = 0x08;
 /// Beside EACH or ONE: an item is a tuple of arguments.
 const STAR: u8 = 0x10;
 /// Beside EACH or ONE: the function is a name.
@@ -47,6 +52,15 @@ pub(crate) struct Kind {
     pub(crate) bare: bool,
     /// The workers do not import the program's main module.
     pub(crate) without_main: bool,
+    /// Those that raise are tried again.
+    pub(crate) retry: bool,
+}
+
+impl Kind {
+    /// What is beside the kind of a task.
+    fn flags(self) -> u8 {
+        (if self.bare { BARE } else { 0 }) | (if self.retry { RETRY } else { 0 })
+    }
 }
 
 /// A task that is one call.
@@ -57,7 +71,7 @@ pub(crate) fn call(
     kind: Kind,
 ) -> PyResult<Encoded> {
     let call = PyTuple::new(function.py(), [function, arguments, keywords])?;
-    encode(call.as_any(), &[CALL | if kind.bare { BARE } else { 0 }], kind.without_main)
+    encode(call.as_any(), &[CALL | kind.flags()], kind.without_main)
 }
 
 /// What tasks of `function` begin with, of so many items each.
@@ -70,8 +84,7 @@ pub(crate) fn head(function: &Bound<'_, PyAny>, star: bool, size: usize, common:
             None => (plain?, 0),
         },
     };
-    let kind =
-        if size == 1 { ONE } else { EACH } | if star { STAR } else { 0 } | if common.bare { BARE } else { 0 };
+    let kind = if size == 1 { ONE } else { EACH } | if star { STAR } else { 0 } | common.flags();
     let kind = if is_name(function, &pickled) { kind | NAMED } else { kind };
     let mut head = vec![kind | valued];
     head.extend((pickled.len() as u32).to_le_bytes());
@@ -139,9 +152,7 @@ impl Answer {
         if self.returned {
             return pickling::object(py, self.value.into());
         }
-        let raised = py.import("broody.pool")?.getattr("_raised")?;
-        let error = raised.call1((PyBytes::new(py, &self.value.bytes),))?;
-        Err(PyErr::from_value(error))
+        Err(unpickled(py, &self.value.bytes))
     }
 }
 
@@ -159,6 +170,26 @@ impl Answer {
         let raised = raised.call1((PyBytes::new(py, &self.value.bytes),)).map_err(failed)?;
         Err(PyErr::from_value(raised))
     }
+}
+
+/// What a task raised, of its pickle.
+fn unpickled(py: Python<'_>, bytes: &[u8]) -> PyErr {
+    let raised = || py.import("broody.pool")?.getattr("_raised")?.call1((PyBytes::new(py, bytes),));
+    raised().map_or_else(|error| error, PyErr::from_value)
+}
+
+/// What the text of a panic begins with that is an exception's pickle: each of its characters is a byte of that then.
+const RAISED: &str = "broody raised: ";
+const END: char = '\u{2029}';
+
+/// How many bytes of a pickle fit into the text of a panic, whatever they are. An exception that is longer is told at once.
+const LONGEST_RAISED: usize = 12 << 10;
+
+/// What a task that was tried again raised at last; `None` if it is a panic of another kind.
+pub(crate) fn raised_at_last(py: Python<'_>, message: &str) -> Option<PyErr> {
+    let (text, _) = message.strip_prefix(RAISED)?.split_once(END)?;
+    let bytes: Option<Vec<u8>> = text.chars().map(|byte| u8::try_from(byte).ok()).collect();
+    Some(unpickled(py, &bytes?))
 }
 
 // The worker's side.
@@ -192,10 +223,22 @@ pub(crate) fn end((): ()) {
 /// The function of every task.
 pub(crate) fn run(task: Encoded) -> Answer {
     let manner = Manner::of(&task);
-    Python::attach(|py| match perform(py, task, manner) {
-        Ok(value) => Answer { returned: true, value },
-        Err(error) => Answer { returned: false, value: failure(py, error, manner) },
-    })
+    let (answer, again) = Python::attach(|py| match perform(py, task, manner) {
+        Ok(value) => (Answer { returned: true, value }, false),
+        Err(error) => {
+            // Ctrl-C and sys.exit are no errors.
+            let again = manner.retry && error.is_instance_of::<PyException>(py);
+            let value = failure(py, error, manner, again);
+            let again = again && value.bytes.len() <= LONGEST_RAISED;
+            (Answer { returned: false, value }, again)
+        }
+    });
+    if again {
+        let text: String = answer.value.bytes.iter().copied().map(char::from).collect();
+        // Not a panic of this program: nothing is printed.
+        std::panic::resume_unwind(Box::new(format!("{RAISED}{text}{END}")));
+    }
+    answer
 }
 
 /// How what comes of a task is told.
@@ -203,20 +246,22 @@ pub(crate) fn run(task: Encoded) -> Answer {
 struct Manner {
     bare: bool,
     by_value: bool,
+    retry: bool,
 }
 
 impl Manner {
     fn of(task: &Encoded) -> Self {
         let kind = task.bytes.first().copied().unwrap_or(0);
-        Self { bare: kind & BARE != 0, by_value: kind & BY_VALUE != 0 }
+        Self { bare: kind & BARE != 0, by_value: kind & BY_VALUE != 0, retry: kind & RETRY != 0 }
     }
 }
 
 /// What becomes of a task that raised: the work of Python's own, as it is rare.
-fn failure(py: Python<'_>, error: PyErr, manner: Manner) -> Encoded {
+fn failure(py: Python<'_>, error: PyErr, manner: Manner, short: bool) -> Encoded {
     let told = (|| -> PyResult<Encoded> {
         let failure = py.import("broody._worker")?.getattr("failure")?;
-        let told = failure.call1((error.into_value(py), manner.bare, manner.by_value))?;
+        let most = short.then_some(LONGEST_RAISED);
+        let told = failure.call1((error.into_value(py), manner.bare, manner.by_value, most))?;
         Ok(Encoded::plain(told.cast_into::<PyBytes>()?.as_bytes().to_vec()))
     })();
     told.unwrap_or_else(|error| {

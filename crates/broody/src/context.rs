@@ -167,10 +167,12 @@ impl Context {
             return Ok(link.clone());
         }
         let new = Link::start(kind)?;
-        *link = Some(new.clone());
+        let before = link.replace(new.clone());
         drop(link);
-        if let Some(reaper) = self.reaper() {
-            reaper.watch_supervisor(&new);
+        match self.reaper() {
+            Some(reaper) => reaper.watch_supervisor(&new),
+            // Nobody else does it.
+            None => before.iter().for_each(|lost| lost.reap()),
         }
         self.adopt_again(&new);
         Ok(new)

@@ -130,6 +130,19 @@ pub fn template_pid() -> Result<broody_os::Pid> {
     Ok(Context::current().link(Kind::Template)?.pid())
 }
 
+/// The pid of the supervisor that this process is connected to; `None` if there is none, unless `start`.
+///
+/// # Errors
+/// As [`spawn`](crate::spawn).
+pub fn supervisor_pid(start: bool) -> Result<Option<broody_os::Pid>> {
+    let context = Context::current();
+    if start {
+        return context.living_link().map(|link| Some(link.pid()));
+    }
+    let mut links = context.existing_links().filter(|(kind, link)| *kind == Kind::Native && !link.is_lost());
+    Ok(links.next().map(|(_, link)| link.pid()))
+}
+
 /// A process that children of `forkserver` are forked from.
 #[derive(Debug)]
 pub struct Template(server::Server);

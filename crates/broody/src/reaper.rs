@@ -9,12 +9,15 @@
 //! have ended, which is what a joined child has, that is a matter of microseconds: they are put aside, for the next start to look after
 //! or, if there is none within [`PAUSE`], for the thread. It is not woken for each.
 //!
+//! A supervisor ends with its program, unless somebody ends it. It is left for a second to whoever has done that, as he may wait for it: it is
+//! reaped then, if he has not.
+//!
 //! After a fork the child has no such thread; its own context starts one when it needs it.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use broody_os::events::{Epoll, EventFd, Trigger};
 
@@ -46,6 +49,9 @@ struct Departed {
 
 /// How long children that have ended are left to the next start.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a lost supervisor is left to others.
+const LEFT: Duration = Duration::from_secs(1);
 
 const TOKEN_BELL: u64 = 0;
 
@@ -127,11 +133,15 @@ impl State {
     fn work(&self) {
         let mut ready = Vec::with_capacity(64);
         let mut limit = None;
+        let mut lost: Vec<(Instant, Arc<Link>)> = Vec::new();
         loop {
+            let until_reaped = lost.first().map(|(at, _)| at.saturating_duration_since(Instant::now()));
             // It fails only for a broken epoll descriptor, which somebody closed under us: nothing is left to watch.
-            if self.epoll.wait(&mut ready, limit).is_err() {
+            if self.epoll.wait(&mut ready, limit.into_iter().chain(until_reaped).min()).is_err() {
                 return;
             }
+            let due = lost.partition_point(|(at, _)| *at <= Instant::now());
+            lost.drain(..due).for_each(|(_, link)| link.reap());
             if limit.is_some() && ready.is_empty() && !self.sweep() {
                 let mut departed = lock(&self.departed);
                 departed.attended = !departed.unreported.is_empty();
@@ -151,6 +161,7 @@ impl State {
                             if let Ok(pidfd) = link.pidfd() {
                                 self.forget(token, pidfd.as_fd());
                             }
+                            lost.push((Instant::now() + LEFT, link.clone()));
                             Context::current().supervisor_lost();
                         }
                         Watched::Child(child) => self.forget(token, child.wake_descriptor()),

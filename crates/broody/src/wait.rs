@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use broody_os::{events, interrupt};
 
-use crate::queue::{BytesQueue, Connection, JoinableBytesQueue, JoinableQueue, Queue, Receiver};
+use crate::queue::{
+    BytesQueue, Connection, JoinableBytesQueue, JoinableQueue, MessageQueue, Queue, Receiver,
+};
 use crate::sync::{BoundedSemaphore, Event, Semaphore};
 use crate::watch::Watch;
 use crate::{Child, ParentProcess, Process, Result};
@@ -154,6 +156,12 @@ impl Waitable for BytesQueue {
 impl Waitable for JoinableBytesQueue {
     fn source(&self) -> Result<Source<'_>> {
         Ok(Source(Repr::Watch(self.core().watch()?)))
+    }
+}
+
+impl Waitable for MessageQueue {
+    fn source(&self) -> Result<Source<'_>> {
+        self.bytes().source()
     }
 }
 

@@ -93,6 +93,10 @@ impl MessageQueue {
         Ok(watch.as_fd().as_raw_fd())
     }
 
+    pub(crate) fn bytes(&self) -> &BytesQueue {
+        &self.0
+    }
+
     fn core(&self) -> &Core {
         &self.0.0
     }

@@ -204,19 +204,22 @@ impl Link {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Looks whether the supervisor has ended. If it was this process's child, it is reaped.
+    /// Looks whether the supervisor has ended.
     pub(crate) fn check(&self) -> bool {
         if !self.is_lost() && self.pidfd().is_ok_and(|pidfd| pidfd.has_ended().unwrap_or(false)) {
             self.lost.store(true, Ordering::Relaxed);
         }
-        if self.is_lost()
-            && self.owner == fork::pid()
+        self.is_lost()
+    }
+
+    /// Reaps the supervisor, if it has ended and is this process's child.
+    pub(crate) fn reap(&self) {
+        if self.owner == fork::pid()
             && let Some(pidfd) = self.pidfd.get()
         {
-            // Reaped before, by the other thread that looked or by the host's own code: as good.
+            // Reaped before, by another thread or by the host's own code: as good.
             let _ = wait::reap_pidfd(pidfd.as_fd());
         }
-        self.is_lost()
     }
 
     /// What a child started now would lack.
@@ -283,6 +286,7 @@ impl Link {
         let _ = events::poll(&[ours.as_fd(), pidfd.as_fd()], Some(Instant::now() + PATIENCE));
         let _ = events::poll(&[pidfd.as_fd()], Some(Instant::now() + Duration::from_millis(200)));
         self.check();
+        self.reap();
     }
 }
 
