@@ -5,6 +5,7 @@
 
 mod connection;
 mod errors;
+mod manager;
 mod messages;
 mod pickling;
 mod pool;
@@ -24,6 +25,8 @@ use pyo3::prelude::*;
 mod _broody {
     #[pymodule_export]
     use super::connection::{Connection, pipe, wait_for_any};
+    #[pymodule_export]
+    use super::manager::{Caller, Client, Entry, Server, Session, call, callers, serve, served};
     #[pymodule_export]
     use super::messages::{Queue, SimpleQueue};
     #[pymodule_export]

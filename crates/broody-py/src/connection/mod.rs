@@ -7,7 +7,7 @@
 //! exception interrupts is kept: the next call goes on with the message that was half received, or half sent.
 
 mod frame;
-mod pace;
+pub(crate) mod pace;
 mod ready;
 
 use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
@@ -21,11 +21,12 @@ use pyo3::exceptions::{PyBufferError, PyEOFError, PyOSError, PyTypeError, PyValu
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
-use self::frame::{Incoming, Outgoing, Target};
+use self::frame::{Incoming, Target};
 use self::pace::Pace;
 use crate::errors::os_error;
 use crate::waiting;
 
+pub(crate) use self::frame::Outgoing;
 pub(crate) use self::ready::wait_for_any;
 
 const CLOSED: RawFd = -1;

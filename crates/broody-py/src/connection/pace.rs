@@ -17,7 +17,8 @@ const LAST: u32 = 1 << 14;
 
 /// What was learnt.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
+    longest: Duration,
     /// How many short sleeps are left until a look is tried.
     left: AtomicU32,
     /// How many there are after the next look that is in vain.
@@ -25,8 +26,9 @@ pub(super) struct Pace {
 }
 
 /// One wait.
-pub(super) struct Wait {
+pub(crate) struct Wait {
     begun: Instant,
+    longest: Duration,
     looks: bool,
     looked: bool,
     found: bool,
@@ -34,26 +36,31 @@ pub(super) struct Wait {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { left: AtomicU32::new(FIRST), next: AtomicU32::new(FIRST) }
+        Self::new(LONGEST)
     }
 }
 
 // Relaxed throughout: it is a guess.
 impl Pace {
-    pub(super) fn begin(&self) -> Wait {
+    /// Looks take so long at most, and a sleep of that length is short.
+    pub(crate) fn new(longest: Duration) -> Self {
+        Self { longest, left: AtomicU32::new(FIRST), next: AtomicU32::new(FIRST) }
+    }
+
+    pub(crate) fn begin(&self) -> Wait {
         let looks = self.left.load(Ordering::Relaxed) == 0;
-        Wait { begun: Instant::now(), looks, looked: false, found: false }
+        Wait { begun: Instant::now(), longest: self.longest, looks, looked: false, found: false }
     }
 
     /// The wait is over.
-    pub(super) fn learn(&self, wait: Wait) {
+    pub(crate) fn learn(&self, wait: Wait) {
         if wait.found {
             self.next.store(FIRST, Ordering::Relaxed);
         } else if wait.looked {
             let next = self.next.load(Ordering::Relaxed);
             self.left.store(next, Ordering::Relaxed);
             self.next.store((next * 4).min(LAST), Ordering::Relaxed);
-        } else if wait.begun.elapsed() <= LONGEST && may_look() {
+        } else if wait.begun.elapsed() <= self.longest && may_look() {
             self.left.store(self.left.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
         }
     }
@@ -66,8 +73,18 @@ fn may_look() -> bool {
 }
 
 impl Wait {
+    /// Does not look: the other side cannot answer meanwhile.
+    pub(crate) fn skip(&mut self) {
+        self.looks = false;
+    }
+
+    /// Whether it begins with a look.
+    pub(crate) fn looks(&self) -> bool {
+        self.looks
+    }
+
     /// Calls `attempt` until it gives something or the look is over; once a wait, and only where that pays.
-    pub(super) fn look<T>(&mut self, attempt: &mut impl FnMut() -> Option<T>) -> Option<T> {
+    pub(crate) fn look<T>(&mut self, attempt: &mut impl FnMut() -> Option<T>) -> Option<T> {
         if !std::mem::take(&mut self.looks) {
             return None;
         }
@@ -77,7 +94,7 @@ impl Wait {
                 self.found = true;
                 return Some(value);
             }
-            if self.begun.elapsed() >= LONGEST {
+            if self.begun.elapsed() >= self.longest {
                 return None;
             }
             std::hint::spin_loop();
