@@ -169,6 +169,27 @@ def test_who_does_not_read_holds_nobody_up(manager):
         conn.close()
 
 
+class Long:
+    """Belongs to the thread that called it first, as far as the server knows."""
+
+    def give(self):
+        return "x" * (4 * MIB)
+
+
+class Owner(managers.BaseManager):
+    pass
+
+
+Owner.register("Long", Long)
+
+
+def test_a_long_answer_of_an_object_that_belongs_to_a_thread_comes(ctx):
+    with Owner(ctx=ctx) as manager:
+        long = manager.Long()
+        for _ in range(3):
+            assert len(long.give()) == 4 * MIB
+
+
 def test_an_item_that_was_not_read_is_put_back(manager):
     items = manager.Queue()
     items.put("y" * (4 * MIB))

@@ -533,7 +533,12 @@ fn receive(py: Python<'_>, client: &Client, message: &mut Message) -> PyResult<O
     loop {
         match receive_now(py, client, message) {
             Some(false) if client.has_thread() => {
-                py.detach(|| stream::wait_readable(client.socket.as_fd(), None)).map_err(os_error)?;
+                let is_full = client.line().stream.is_full();
+                py.detach(|| match is_full {
+                    true => stream::wait_writable(client.socket.as_fd(), None),
+                    false => stream::wait_readable(client.socket.as_fd(), None),
+                })
+                .map_err(os_error)?;
             }
             found => return Ok(found),
         }
