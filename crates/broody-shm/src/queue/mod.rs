@@ -254,7 +254,7 @@ fn end_tag(name: u64, how: u64) -> u64 {
 
 const END_BITS: u32 = 2;
 
-const _: () = assert!(CLOSED | NO_TAKER < 1 << END_BITS);
+const _: () = assert!(CLOSED < 1 << END_BITS && NO_TAKER < 1 << END_BITS);
 
 /// The name of the queue that an end was made for, and how it closes that.
 pub(crate) fn end_of(tag: u64) -> (u64, u64) {
