@@ -81,7 +81,7 @@ def test_a_thousand_idle_proxies_cost_no_thread_and_little_memory(manager):
         proxy["a"] = 1
     grown = memory(pid) - before[0], memory(os.getpid()) - before[1]
     assert sum(grown) < 10 * MIB, grown
-    assert threads(pid) <= 10
+    eventually(lambda: threads(pid) <= 10, "the end of threads")
     assert threads(os.getpid()) == our_threads
     del proxies, proxy
     gc.collect()
@@ -99,7 +99,7 @@ def test_a_thousand_connections_cost_no_thread_and_little_memory(many_descriptor
                 managers.dispatch(conn, ident, "append", (1,))
             assert len(numbers) == MANY
             assert memory(pid) - before < 10 * MIB
-            assert threads(pid) <= 10
+            eventually(lambda: threads(pid) <= 10, "the end of threads")
         eventually(lambda: len(os.listdir(f"/proc/{pid}/fd")) < 50, "the end of the connections")
 
 
@@ -115,7 +115,7 @@ def test_who_sends_half_a_request_holds_nobody_up(manager):
     for number in range(100):
         numbers.append(number)
     assert len(numbers) == 100
-    assert threads(pid) <= 10
+    eventually(lambda: threads(pid) <= 10, "the end of threads")
     for sock in slow:
         sock.close()
     eventually(lambda: len(os.listdir(f"/proc/{pid}/fd")) < 30, "the end of the connections")
@@ -160,7 +160,7 @@ def test_who_does_not_read_holds_nobody_up(manager):
         # More than a socket takes.
         conn.send((long._id, "__getitem__", (0,), {}))
     assert len(long) == 1
-    assert threads(pid) <= 10
+    eventually(lambda: threads(pid) <= 10, "the end of threads")
     # They get it all the same.
     for conn in lazy[:5]:
         kind, result = conn.recv()

@@ -47,6 +47,16 @@ impl<'a> Outgoing<'a> {
         Self { header, header_length, bytes, done: 0 }
     }
 
+    /// One of which so many bytes have been sent, the header's among them.
+    pub(crate) fn resumed(bytes: &'a [u8], done: usize) -> Self {
+        Self { done, ..Self::new(bytes) }
+    }
+
+    /// How many bytes have been sent, the header's among them.
+    pub(crate) fn done(&self) -> usize {
+        self.done
+    }
+
     /// What is left of one.
     pub(crate) fn rest(bytes: &'a [u8]) -> Self {
         Self { header: [0; LONG], header_length: 0, bytes, done: 0 }

@@ -73,11 +73,6 @@ fn may_look() -> bool {
 }
 
 impl Wait {
-    /// Does not look: the other side cannot answer meanwhile.
-    pub(crate) fn skip(&mut self) {
-        self.looks = false;
-    }
-
     /// Whether it begins with a look.
     pub(crate) fn looks(&self) -> bool {
         self.looks
@@ -85,19 +80,29 @@ impl Wait {
 
     /// Calls `attempt` until it gives something or the look is over; once a wait, and only where that pays.
     pub(crate) fn look<T>(&mut self, attempt: &mut impl FnMut() -> Option<T>) -> Option<T> {
+        self.look_with(std::hint::spin_loop, attempt)
+    }
+
+    /// As [`look`](Self::look), where the other side was on this very CPU: it is let run in between. Either goes on with it so, at less than the price of a
+    /// sleep, until one of them is moved to another CPU.
+    pub(crate) fn look_by_turns<T>(&mut self, attempt: &mut impl FnMut() -> Option<T>) -> Option<T> {
+        self.look_with(std::thread::yield_now, attempt)
+    }
+
+    fn look_with<T>(&mut self, pause: impl Fn(), attempt: &mut impl FnMut() -> Option<T>) -> Option<T> {
         if !std::mem::take(&mut self.looks) {
             return None;
         }
         self.looked = true;
         loop {
-            if let Some(value) = attempt() {
-                self.found = true;
-                return Some(value);
+            let value = attempt();
+            let is_over = self.begun.elapsed() >= self.longest;
+            // After so long it was others who had the CPU meanwhile.
+            self.found = value.is_some() && !is_over;
+            if value.is_some() || is_over {
+                return value;
             }
-            if self.begun.elapsed() >= self.longest {
-                return None;
-            }
-            std::hint::spin_loop();
+            pause();
         }
     }
 }

@@ -15,8 +15,8 @@ use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use pyo3::{ffi, intern};
 
 use super::packed;
-use super::stream::{Found, Message, Stream};
-use crate::connection::pace::Pace;
+use super::stream::{Found, LONG, Message, Stream};
+use crate::connection::pace::{Pace, Wait};
 use crate::errors::os_error;
 use crate::{pickling, waiting};
 
@@ -26,9 +26,6 @@ const SOME: u32 = 16;
 /// The longest look for an answer, and for the next request. On a virtual machine to wake a process on a CPU that has nothing to do takes a good part of it,
 /// and only who looks for longer than that finds out that the other side is fast when it is awake.
 pub(super) const LOOK: Duration = Duration::from_micros(100);
-
-/// From so many bytes on a pickle is not copied.
-const LONG: usize = 64 << 10;
 
 /// A connection for calls. Closed when it is dropped, and after a call that was interrupted: its answer would be the next one's.
 #[pyclass(frozen, module = "broody._broody")]
@@ -197,26 +194,16 @@ impl Line {
             self.may_share = false;
             self.share(py)?;
         }
-        let mut is_sent = false;
+        let (mut is_sent, mut done) = (false, 0);
         let mut wait = self.pace.begin();
         waiting::wait(py, None, |slice| {
             let until = Instant::now() + slice;
             if !is_sent {
-                is_sent = true;
-                if let Some(mailbox) = &self.mailbox {
-                    if !mailbox.is_apart(Way::Answer) {
-                        wait.skip();
-                    }
-                    if wait.looks() {
-                        mailbox.watch(Way::Answer);
-                    }
-                    if mailbox.put(Way::Request, &self.request) {
-                        return self.look(&mut wait).or_else(|| self.receive(until));
-                    }
-                }
-                if let Err(error) = self.stream.send(&self.request) {
-                    return Some(Err(os_error(error)));
-                }
+                is_sent = match self.send(&mut done, &wait, until) {
+                    Ok(true) => true,
+                    Ok(false) => return None,
+                    Err(error) => return Some(Err(os_error(error))),
+                };
                 if let found @ Some(_) = self.look(&mut wait) {
                     return found;
                 }
@@ -228,19 +215,40 @@ impl Line {
         Ok(())
     }
 
+    /// Sends the request, of which `done` bytes were sent before. Whether all of it was sent in time.
+    fn send(&mut self, done: &mut usize, wait: &Wait, until: Instant) -> broody_os::Result<bool> {
+        if *done == 0
+            && let Some(mailbox) = &self.mailbox
+        {
+            if wait.looks() {
+                mailbox.watch(Way::Answer);
+            }
+            if mailbox.put(Way::Request, &self.request) {
+                return Ok(true);
+            }
+        }
+        while !self.stream.send_more(&self.request, done)? {
+            if !stream::wait_writable(self.stream.as_fd(), Some(until))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Looks for the answer for a moment, where that pays.
-    fn look(&mut self, wait: &mut crate::connection::pace::Wait) -> Option<PyResult<()>> {
+    fn look(&mut self, wait: &mut Wait) -> Option<PyResult<()>> {
         if !wait.looks() {
             return None;
         }
         let Self { stream, mailbox, answer, .. } = self;
         let Some(mailbox) = mailbox else {
-            return wait.look(&mut || {
-                let is_sent = !stream.is_full() || stream.flush().is_ok_and(|is_sent| is_sent);
-                if is_sent { found(stream.receive(u64::MAX, answer)) } else { None }
-            });
+            return wait.look(&mut || found(stream.receive(u64::MAX, answer)));
         };
-        let _ = wait.look(&mut || mailbox.is_full(Way::Answer).then_some(()));
+        let mut attempt = || mailbox.is_full(Way::Answer).then_some(());
+        let _ = match mailbox.is_apart(Way::Answer) {
+            true => wait.look(&mut attempt),
+            false => wait.look_by_turns(&mut attempt),
+        };
         if !mailbox.unwatch(Way::Answer) {
             return None;
         }
@@ -254,20 +262,13 @@ impl Line {
     fn receive(&mut self, until: Instant) -> Option<PyResult<()>> {
         loop {
             // Not tried before: so fast is only who is looked for.
-            let is_ready = match self.stream.is_full() {
-                true => stream::wait_writable(self.stream.as_fd(), Some(until)),
-                false => stream::wait_readable(self.stream.as_fd(), Some(until)),
-            };
-            let done = match is_ready {
+            match stream::wait_readable(self.stream.as_fd(), Some(until)) {
                 Ok(false) => return None,
-                Ok(true) if self.stream.is_full() => {
-                    self.stream.flush().err().map(|error| Err(os_error(error)))
-                }
-                Ok(true) => found(self.stream.receive(u64::MAX, &mut self.answer)),
-                Err(error) => Some(Err(os_error(error))),
-            };
-            if done.is_some() {
-                return done;
+                Ok(true) => {}
+                Err(error) => return Some(Err(os_error(error))),
+            }
+            if let found @ Some(_) = found(self.stream.receive(u64::MAX, &mut self.answer)) {
+                return found;
             }
         }
     }

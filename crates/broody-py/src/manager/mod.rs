@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`server`] | the loop: threads that wait for all clients at once |
 //! | [`client`] | one connection, from the server's side; the session of a process |
-//! | [`handshake`] | who may be a client |
+//! | [`exchange`] | one message of it, and the answer |
+//! | [`admission`], [`handshake`] | who may be a client |
 //! | [`objects`] | the objects, and who refers to them |
 //! | [`request`] | from a message to its answer |
 //! | [`caller`] | the calling side |
@@ -13,8 +14,10 @@
 //! What Python's users know of managers, types, proxies and tokens, is in `python/broody/managers.py`; requests to the server itself and the locks that
 //! it lends in `_server.py`; a process's side of its sessions in `_references.py`.
 
+mod admission;
 mod caller;
 mod client;
+mod exchange;
 mod handshake;
 mod objects;
 mod packed;

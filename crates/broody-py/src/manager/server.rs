@@ -6,46 +6,33 @@
 //!
 //! (One exception: who calls an object of a type that is not one of the manager's own has a thread to itself from then on, as such objects may belong to
 //! threads, like a `threading.RLock`.)
-//!
-//! After an answer the thread looks into the client's mailbox for a moment, where that has paid, before it waits again: see `connection/pace.rs`.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use broody_os::events::{Epoll, EventFd, Trigger};
-use broody_os::stream;
-use broody_shm::mailbox::Way;
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyFrozenSet, PyTuple};
 
 use super::client::{self, Client, Session};
-use super::handshake::{self, Next};
 use super::objects::{Entry, New, Objects};
-use super::packed;
-use super::request;
-use super::stream::{Found, Message, Stream};
+use super::{exchange, packed, request};
 use crate::errors::os_error;
 
 /// So many threads wait for requests at most; others end after theirs.
 const MOST_IDLE: usize = 8;
-/// So many clients prove their keys at the same time at most; the others wait.
-const MOST_STRANGERS: usize = 256;
-/// How often those who do not prove theirs are looked for.
+/// How often clients that do not prove their keys are looked for.
 const ROUND: Duration = Duration::from_secs(1);
-/// How long nobody is accepted after that has failed: there may be descriptors again.
-const PAUSE: Duration = Duration::from_millis(100);
 
-/// Bytes of so many are copied without the GIL.
-const LONG: usize = 64 << 10;
 /// Memory for answers that is longer is not kept.
 const KEPT: usize = 16 << 10;
 
-const LISTENER: u64 = 0;
+pub(super) const LISTENER: u64 = 0;
 const STOP: u64 = 1;
 const FIRST_CLIENT: u64 = 2;
 
@@ -56,40 +43,40 @@ type Serializer = Option<(Py<PyAny>, Py<PyAny>)>;
 pub(crate) struct Server {
     pub(super) objects: Objects,
     sessions: Mutex<HashMap<String, Py<Session>>>,
-    clients: Mutex<HashMap<u64, Py<Client>>>,
-    last_token: AtomicU64,
-    crew: Mutex<Crew>,
+    pub(super) clients: Mutex<HashMap<u64, Py<Client>>>,
+    pub(super) last_token: AtomicU64,
+    pub(super) crew: Mutex<Crew>,
     is_stopping: AtomicBool,
     listening: Mutex<Option<Arc<Listening>>>,
 }
 
 /// The threads, and those who are not let in yet.
 #[derive(Default)]
-struct Crew {
-    waiting: usize,
-    threads: usize,
-    strangers: usize,
+pub(super) struct Crew {
+    pub(super) waiting: usize,
+    pub(super) threads: usize,
+    pub(super) strangers: usize,
 }
 
-struct Listening {
-    epoll: Epoll,
+pub(super) struct Listening {
+    pub(super) epoll: Epoll,
     stop: EventFd,
     /// Of a socket that Python has.
     listener: RawFd,
-    key: Py<PyBytes>,
+    pub(super) key: Py<PyBytes>,
     serializer: Serializer,
-    patience: Duration,
+    pub(super) patience: Duration,
 }
 
 impl Listening {
-    fn listener(&self) -> BorrowedFd<'_> {
+    pub(super) fn listener(&self) -> BorrowedFd<'_> {
         // SAFETY: not -1; if it was closed, the kernel says so.
         unsafe { BorrowedFd::borrow_raw(self.listener) }
     }
 }
 
 /// What is locked with the GIL, for an instant.
-fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
     what.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
@@ -291,7 +278,7 @@ impl Server {
         Some((dumps.clone_ref(py), loads.clone_ref(py)))
     }
 
-    fn listening(&self) -> PyResult<Arc<Listening>> {
+    pub(super) fn listening(&self) -> PyResult<Arc<Listening>> {
         lock(&self.listening).clone().ok_or_else(|| PyRuntimeError::new_err("the server does not listen"))
     }
 
@@ -336,87 +323,6 @@ impl Server {
         }
     }
 
-    // Strangers
-
-    fn admit(slf: &Bound<'_, Self>, listening: &Listening) -> PyResult<()> {
-        let (py, server) = (slf.py(), slf.get());
-        let accepted = match stream::accept_now(listening.listener()) {
-            Ok(accepted) => accepted,
-            Err(_) => {
-                py.detach(|| std::thread::sleep(PAUSE));
-                None
-            }
-        };
-        if let Some(socket) = accepted {
-            let (challenge, step) = handshake::begin(py)?;
-            let mut stream = Stream::new(socket);
-            if stream.send(&challenge).is_ok_and(|is_sent| is_sent) {
-                let token = server.last_token.fetch_add(1, Ordering::Relaxed);
-                let client = Client::new(token, stream, step, Instant::now() + listening.patience);
-                let client = Bound::new(py, client)?;
-                lock(&server.clients).insert(token, client.clone().unbind());
-                lock(&server.crew).strangers += 1;
-                if listening.epoll.add(&*client.get().socket, token, Trigger::Once).is_err() {
-                    Self::leaves(slf, &client)?;
-                }
-            }
-        }
-        if lock(&server.crew).strangers < MOST_STRANGERS {
-            server.listen_on(listening);
-        }
-        Ok(())
-    }
-
-    fn listen_on(&self, listening: &Listening) {
-        // It may have been closed.
-        let _ = listening.epoll.rearm(listening.listener(), LISTENER, false);
-    }
-
-    /// One stranger less.
-    fn is_known(&self) {
-        let before = {
-            let mut crew = lock(&self.crew);
-            crew.strangers -= 1;
-            crew.strangers + 1
-        };
-        if before == MOST_STRANGERS
-            && let Ok(listening) = self.listening()
-        {
-            self.listen_on(&listening);
-        }
-    }
-
-    /// Those who have not proved their keys in time see the end, and so does who waits for them.
-    fn send_away(&self, now: Instant) {
-        for client in lock(&self.clients).values() {
-            if client.get().is_overdue(now) {
-                client.get().socket.hang_up();
-            }
-        }
-    }
-
-    /// A message of a client that has not proved its key. Whether it may stay.
-    fn meet(&self, client: &Bound<'_, Client>, message: &[u8]) -> PyResult<bool> {
-        let py = client.py();
-        let key = self.listening()?.key.clone_ref(py);
-        let Some(step) = client.get().take_step() else { return Ok(false) };
-        match step.go_on(message, key.bind(py))? {
-            Next::Admitted => {
-                client.get().admit();
-                self.is_known();
-                Ok(true)
-            }
-            Next::Answer(answer, step) => {
-                client.get().set_step(step);
-                Ok(client.get().line().stream.send(&answer).is_ok_and(|is_sent| is_sent))
-            }
-            Next::Refused(answer) => {
-                let _ = client.get().line().stream.send(&answer);
-                Ok(false)
-            }
-        }
-    }
-
     // Clients
 
     fn serve(slf: &Bound<'_, Self>, listening: &Listening, client: &Bound<'_, Client>) -> PyResult<()> {
@@ -450,7 +356,7 @@ impl Server {
                     // It has been waited for, or is told.
                     break true;
                 }
-                match receive(py, this, &mut message)? {
+                match exchange::receive(py, this, &mut message)? {
                     Some(true) => {}
                     Some(false) => break true,
                     None => break false,
@@ -471,14 +377,14 @@ impl Server {
             let answer = request::carry_out(slf, client, &mut message, &mut bytes)?;
             if answer.is_some {
                 let is_last = answer.is_last;
-                if !reply(py, this, &bytes, answer.undo)? {
+                if !exchange::reply(py, this, &bytes, answer.undo)? {
                     break false;
                 }
                 if is_last {
                     slf.call_method0(intern!(py, "_end"))?;
                 }
                 has_answered = true;
-                is_there = look(py, this, &mut message)?;
+                is_there = exchange::look(py, this, &mut message)?;
             }
         };
         bytes.shrink_to(KEPT);
@@ -487,7 +393,7 @@ impl Server {
         Ok(stays)
     }
 
-    fn leaves(slf: &Bound<'_, Self>, client: &Bound<'_, Client>) -> PyResult<()> {
+    pub(super) fn leaves(slf: &Bound<'_, Self>, client: &Bound<'_, Client>) -> PyResult<()> {
         let (py, server, this) = (slf.py(), slf.get(), client.get());
         let was_there = lock(&server.clients).remove(&this.token).is_some();
         if !was_there {
@@ -526,101 +432,4 @@ impl Server {
             .collect();
         slf.call_method1(intern!(py, "_lose"), (session, was_killed, calls)).map(|_| ())
     }
-}
-
-/// The next message of a client. `Some(false)`: it has not come yet; `None`: it will never come.
-fn receive(py: Python<'_>, client: &Client, message: &mut Message) -> PyResult<Option<bool>> {
-    loop {
-        match receive_now(py, client, message) {
-            Some(false) if client.has_thread() => {
-                let is_full = client.line().stream.is_full();
-                py.detach(|| match is_full {
-                    true => stream::wait_writable(client.socket.as_fd(), None),
-                    false => stream::wait_readable(client.socket.as_fd(), None),
-                })
-                .map_err(os_error)?;
-            }
-            found => return Ok(found),
-        }
-    }
-}
-
-fn receive_now(py: Python<'_>, client: &Client, message: &mut Message) -> Option<bool> {
-    let line = &mut *client.line();
-    if line.stream.is_full() {
-        match py.detach(|| line.stream.flush()) {
-            Ok(true) => line.undo = None,
-            Ok(false) => return Some(false),
-            // The client has gone: `leaves` puts back.
-            Err(_) => return None,
-        }
-    }
-    let most = if client.is_stranger() { handshake::LONGEST } else { u64::MAX };
-    let stream = &mut line.stream;
-    let found = match stream.expects(LONG) {
-        true => py.detach(|| stream.receive(most, message)),
-        false => stream.receive(most, message),
-    };
-    match found {
-        Ok(Found::Message) => {
-            if let Some(wait) = line.wait.take() {
-                line.pace.learn(wait);
-            }
-            Some(true)
-        }
-        Ok(Found::Nothing) => Some(false),
-        _ => None,
-    }
-}
-
-/// Gives an answer. Whether the client is still there; otherwise `undo` was called.
-fn reply(py: Python<'_>, client: &Client, bytes: &[u8], undo: Option<Py<PyAny>>) -> PyResult<bool> {
-    let sent = {
-        let line = &mut *client.line();
-        let mut wait = line.pace.begin();
-        if line.mailbox.as_ref().is_none_or(|mailbox| !mailbox.is_apart(Way::Request)) {
-            wait.skip();
-        }
-        if undo.is_some() && stream::has_hung_up(client.socket.as_fd()).map_err(os_error)? {
-            None
-        } else {
-            if let Some(mailbox) = line.mailbox.as_ref().filter(|_| wait.looks()) {
-                // Before the client can send the next request.
-                mailbox.watch(Way::Request);
-            }
-            line.wait = Some(wait);
-            match line.mailbox.as_ref().is_some_and(|mailbox| mailbox.put(Way::Answer, bytes)) {
-                true => Some(true),
-                false if bytes.len() >= LONG => py.detach(|| line.stream.send(bytes)).ok(),
-                false => line.stream.send(bytes).ok(),
-            }
-        }
-    };
-    match (sent, undo) {
-        (None, Some(undo)) => {
-            undo.call0(py)?;
-            Ok(false)
-        }
-        (None, None) => Ok(false),
-        (Some(is_sent), undo) => {
-            client.line().undo = undo.filter(|_| !is_sent);
-            Ok(true)
-        }
-    }
-}
-
-/// Looks for the next request for a moment, where that pays. Whether it is there.
-fn look(py: Python<'_>, client: &Client, message: &mut Message) -> PyResult<bool> {
-    let line = &mut *client.line();
-    let (Some(mailbox), Some(mut wait)) = (&line.mailbox, line.wait.take()) else { return Ok(false) };
-    if wait.looks() {
-        py.detach(|| wait.look(&mut || mailbox.is_full(Way::Request).then_some(())));
-        if mailbox.unwatch(Way::Request) {
-            line.pace.learn(wait);
-            let taken = mailbox.take(Way::Request, message.reset());
-            return taken.map_err(|corrupt| PyOSError::new_err(corrupt.to_string()));
-        }
-    }
-    line.wait = Some(wait);
-    Ok(false)
 }

@@ -7,6 +7,7 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
 
 use broody_os::stream::{self, Way};
 use broody_os::{Error, Result, socket};
@@ -17,6 +18,10 @@ use crate::connection::Outgoing;
 const CHUNK: usize = 4096;
 /// As much more room is made at a time for a long one.
 const STEP: usize = 1 << 20;
+/// From so many bytes on a message is a long one.
+pub(super) const LONG: usize = 64 << 10;
+/// Who sends a long message and makes a pause of that length is not waited for.
+const PAUSE: Duration = Duration::from_millis(1);
 /// Memory longer than this is not kept.
 const KEPT: usize = 64 << 10;
 
@@ -136,6 +141,33 @@ impl Stream {
 
     /// The next message, of at most `most` bytes, into `message`.
     pub(super) fn receive(&mut self, most: u64, message: &mut Message) -> Result<Found> {
+        self.receive_until(most, message, |_| false)
+    }
+
+    /// As [`receive`](Self::receive), but nothing of what makes a message a long one: `Nothing` then.
+    pub(super) fn receive_a_little(&mut self, most: u64, message: &mut Message) -> Result<Found> {
+        self.receive_until(most, message, |stream| stream.expects(LONG))
+    }
+
+    /// As [`receive`](Self::receive), for a long message: as long as more of it comes without a pause.
+    pub(super) fn receive_steadily(&mut self, most: u64, message: &mut Message) -> Result<Found> {
+        loop {
+            let before = self.come.len();
+            match self.receive(most, message)? {
+                Found::Nothing if self.come.len() > before => {
+                    stream::wait_readable(self.as_fd(), Some(Instant::now() + PAUSE))?;
+                }
+                found => return Ok(found),
+            }
+        }
+    }
+
+    fn receive_until(
+        &mut self,
+        most: u64,
+        message: &mut Message,
+        is_enough: impl Fn(&Self) -> bool,
+    ) -> Result<Found> {
         loop {
             let have = self.come.len() - self.read;
             let (header, length) = match self.announced() {
@@ -146,6 +178,9 @@ impl Stream {
             if length <= have.saturating_sub(header) && header > 0 {
                 self.give_out(header, length, message);
                 return Ok(Found::Message);
+            }
+            if is_enough(self) {
+                return Ok(Found::Nothing);
             }
             match self.read_more(header, length)? {
                 None => return Ok(Found::Nothing),
@@ -231,6 +266,19 @@ impl Stream {
             if !message.send_now(self.socket.as_fd(), &self.way)? {
                 self.out = message.unsent();
                 self.sent = 0;
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// As [`send`](Self::send), for who keeps the message until all of it is sent: `done` says how much was.
+    pub(super) fn send_more(&mut self, bytes: &[u8], done: &mut usize) -> Result<bool> {
+        let mut message = Outgoing::resumed(bytes, *done);
+        while !message.is_done() {
+            let was_sent = message.send_now(self.socket.as_fd(), &self.way);
+            *done = message.done();
+            if !was_sent? {
                 return Ok(false);
             }
         }
