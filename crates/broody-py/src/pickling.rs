@@ -528,10 +528,19 @@ pub(crate) fn loads_bytes<'py>(py: Python<'py>, pickle: &[u8]) -> PyResult<Bound
     loads(py, PyBytes::new(py, pickle).as_any())
 }
 
-/// As [`loads_bytes`], of a pickle that begins somewhere in `bytes`, and is not copied.
-pub(crate) fn loads_owned(py: Python<'_>, bytes: Vec<u8>, start: usize) -> PyResult<Bound<'_, PyAny>> {
-    let view = Bound::new(py, Lent { bytes, start })?;
-    loads(py, PyMemoryView::from(view.as_any())?.as_any())
+/// As [`loads_bytes`], of a pickle that begins somewhere in `bytes`, and is not copied. Gives the memory back, if the object does not use it.
+pub(crate) fn loads_owned(
+    py: Python<'_>,
+    bytes: Vec<u8>,
+    start: usize,
+) -> PyResult<(Bound<'_, PyAny>, Vec<u8>)> {
+    let lent = Bound::new(py, Lent { bytes: Mutex::new(bytes), start })?;
+    let view = PyMemoryView::from(lent.as_any())?;
+    let object = loads(py, view.as_any())?;
+    // It fails as long as somebody looks at the bytes.
+    let is_back = view.call_method0(intern!(py, "release")).is_ok();
+    let bytes = if is_back { std::mem::take(&mut *lent.get().bytes()) } else { Vec::new() };
+    Ok((object, bytes))
 }
 
 fn loads<'py>(py: Python<'py>, bytes: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
@@ -549,8 +558,15 @@ struct Bytes {
 /// Lends bytes of this process.
 #[pyclass(frozen)]
 struct Lent {
-    bytes: Vec<u8>,
+    /// Changed by nobody but who has made it, when nobody has a view any more.
+    bytes: Mutex<Vec<u8>>,
     start: usize,
+}
+
+impl Lent {
+    fn bytes(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
+        self.bytes.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
 }
 
 #[pymethods]
@@ -562,8 +578,11 @@ impl Lent {
         view: *mut ffi::Py_buffer,
         flags: std::ffi::c_int,
     ) -> PyResult<()> {
-        let bytes = slf.get().bytes.get(slf.get().start..).unwrap_or_default();
-        let (start, length) = (bytes.as_ptr().cast_mut(), bytes.len());
+        let (start, length) = {
+            let bytes = slf.get().bytes();
+            let bytes = bytes.get(slf.get().start..).unwrap_or_default();
+            (bytes.as_ptr().cast_mut(), bytes.len())
+        };
         // SAFETY: the bytes live as long as the object, which the view keeps; nobody writes to them.
         unsafe { lend(slf.as_any(), view, start, length, true, flags) }
     }

@@ -94,7 +94,14 @@ impl Wait {
             return None;
         }
         self.looked = true;
+        // What is there at once needs no clock.
+        let first = attempt();
+        self.found = first.is_some();
+        if first.is_some() {
+            return first;
+        }
         loop {
+            pause();
             let value = attempt();
             let is_over = self.begun.elapsed() >= self.longest;
             // After so long it was others who had the CPU meanwhile.
@@ -102,7 +109,6 @@ impl Wait {
             if value.is_some() || is_over {
                 return value;
             }
-            pause();
         }
     }
 }

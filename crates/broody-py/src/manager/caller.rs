@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use broody_os::stream;
+use broody_os::stream as socket;
 use broody_shm::mailbox::{Mailbox, Way};
 use pyo3::exceptions::{PyConnectionResetError, PyEOFError, PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -15,7 +15,7 @@ use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use pyo3::{ffi, intern};
 
 use super::packed;
-use super::stream::{Found, LONG, Message, Stream};
+use super::stream::{self, Found, LONG, Message, Stream};
 use crate::connection::pace::{Pace, Wait};
 use crate::errors::os_error;
 use crate::{pickling, waiting};
@@ -181,7 +181,9 @@ pub(super) fn decode<'py>(
         None if message.len() < LONG => pickling::loads_bytes(py, message),
         None => {
             let (bytes, start) = std::mem::take(message).into_parts();
-            pickling::loads_owned(py, bytes, start)
+            let (object, bytes) = pickling::loads_owned(py, bytes, start)?;
+            stream::spare(bytes);
+            Ok(object)
         }
     }
 }
@@ -228,7 +230,7 @@ impl Line {
             }
         }
         while !self.stream.send_more(&self.request, done)? {
-            if !stream::wait_writable(self.stream.as_fd(), Some(until))? {
+            if !socket::wait_writable(self.stream.as_fd(), Some(until))? {
                 return Ok(false);
             }
         }
@@ -262,7 +264,7 @@ impl Line {
     fn receive(&mut self, until: Instant) -> Option<PyResult<()>> {
         loop {
             // Not tried before: so fast is only who is looked for.
-            match stream::wait_readable(self.stream.as_fd(), Some(until)) {
+            match socket::wait_readable(self.stream.as_fd(), Some(until)) {
                 Ok(false) => return None,
                 Ok(true) => {}
                 Err(error) => return Some(Err(os_error(error))),
@@ -277,7 +279,7 @@ impl Line {
     fn share(&mut self, py: Python<'_>) -> PyResult<()> {
         self.stream.send(&[packed::MAILBOX]).map_err(os_error)?;
         let descriptor = waiting::wait(py, None, |slice| {
-            match stream::wait_readable(self.stream.as_fd(), Some(Instant::now() + slice)) {
+            match socket::wait_readable(self.stream.as_fd(), Some(Instant::now() + slice)) {
                 Ok(true) => self.stream.receive_with(&mut self.answer).transpose(),
                 Ok(false) => None,
                 Err(error) => Some(Err(error)),

@@ -5,8 +5,8 @@
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use broody_os::stream::{self, Way};
@@ -57,6 +57,29 @@ impl std::ops::Deref for Message {
     fn deref(&self) -> &[u8] {
         self.bytes.get(self.start..).unwrap_or_default()
     }
+}
+
+/// The memory of a long message that nobody uses any more, for the next one: new memory would have to be given by the kernel, page by page.
+static SPARE: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+/// No more is kept, in bytes.
+const MOST_SPARE: usize = 8 << 20;
+
+/// Keeps memory for the next long message, if there is none.
+pub(super) fn spare(mut bytes: Vec<u8>) {
+    // Only tried: a fork may have been made while another thread had it.
+    if (LONG..=MOST_SPARE).contains(&bytes.capacity())
+        && let Ok(mut spare) = SPARE.try_lock()
+        && spare.capacity() < bytes.capacity()
+    {
+        bytes.clear();
+        std::mem::swap(&mut *spare, &mut bytes);
+    }
+}
+
+fn take_spare(length: usize) -> Option<Vec<u8>> {
+    let mut spare = SPARE.try_lock().ok()?;
+    (spare.capacity() >= length).then(|| std::mem::take(&mut *spare))
 }
 
 /// What a look has found.
@@ -239,6 +262,13 @@ impl Stream {
             0 => CHUNK,
             _ => (header + length - self.come.len()).clamp(CHUNK, STEP),
         };
+        if left > CHUNK
+            && self.come.capacity() < header + length
+            && let Some(mut spare) = take_spare(header + length)
+        {
+            spare.extend_from_slice(&self.come);
+            self.come = spare;
+        }
         self.come.reserve(left);
         let room = self.come.spare_capacity_mut();
         // Of a long message not a byte too much: then its memory is the message's.
