@@ -1,6 +1,6 @@
 //! From a message to its answer.
 //!
-//! A request is `(ident, method, args, kwds)`, pickled as the standard module does it, or [packed](super::packed); without an ident it is to the server
+//! A request is `(ident, method, args, kwds)`, pickled as the standard module does it, or [`packed`]; without an ident it is to the server
 //! itself. An answer is `(kind, result)`, or packed where the request was.
 
 use broody_shm::mailbox::Mailbox;
