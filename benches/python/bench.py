@@ -474,6 +474,20 @@ def value_plus_one_with_its_lock(peer):
     return each(once)
 
 
+@row("calls/s", 4)
+def manager_dict_set_and_get(peer):
+    with module(peer).get_context("fork").Manager() as manager:
+        numbers = manager.dict()
+
+        def some(times=5000):
+            for number in range(times):
+                numbers["key"] = number
+                numbers["key"]
+
+        some(1000)
+        return 2 * 5000 / timed(some)
+
+
 @row("ms", 0.8, more=False)
 def import_of_the_package(peer):
     name = "multiprocessing" if peer == "std" else "broody"

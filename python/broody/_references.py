@@ -14,8 +14,8 @@ import itertools
 import os
 import threading
 
-from . import context, process, util
-from .connection import Client, Listener, XmlClient, XmlListener
+from . import _broody, context, process, util
+from .connection import Client, ConnectionWrapper, Listener, XmlClient, XmlListener, address_type
 
 __all__ = []
 
@@ -84,6 +84,9 @@ class Session:
     A server of the standard module does not know of sessions: there each reference is told over a connection of its own.
     """
 
+    # It is not to be used any more.
+    is_over = False
+
     def __init__(self, address, authkey, serializer):
         self._address, self._authkey, self._serializer = address, authkey, serializer
         self._lock = threading.Lock()
@@ -107,7 +110,10 @@ class Session:
         return listener_client[self._serializer][1](self._address, authkey=self._authkey)
 
     def connect(self):
-        """A connection for the calls of one thread."""
+        """A `Caller` for one thread."""
+        return self._as_caller(self._connect_as_member())
+
+    def _connect_as_member(self):
         conn = self._connect()
         try:
             who = () if self.id is None else (self.id, number_of_thread())
@@ -116,6 +122,13 @@ class Session:
             conn.close()
             raise
         return conn
+
+    def _as_caller(self, conn):
+        serializer = None
+        if isinstance(conn, ConnectionWrapper):
+            serializer, conn = (conn._dumps, conn._loads), conn._conn
+        handle, conn._handle = conn._handle, None
+        return _broody.Caller(handle, self.id is not None, address_type(self._address) == "AF_UNIX", serializer)
 
     # Questions
 
@@ -126,7 +139,7 @@ class Session:
                 return dispatch(conn, None, name, args, kwds)
         if self._owner == threading.get_ident():
             # A signal's handler, or the end of an object, in the middle of a request of this very thread.
-            with contextlib.closing(self.connect()) as conn:
+            with contextlib.closing(self._connect_as_member()) as conn:
                 return dispatch(conn, None, name, args, kwds)
         with self:
             return self._exchange(name, args, kwds)
@@ -285,31 +298,24 @@ def leave_at_exit():
         _leaving = util.Finalize(None, _leave, exitpriority=10)
 
 
-def connections():
-    """The calling thread's connections, by session. One that is in use is not among them."""
-    try:
-        return _local.connections
-    except AttributeError:
-        _local.connections = {}
-        return _local.connections
-
-
 def forget(session):
     """Its server has ended, or will."""
     for key, known in list(_sessions.items()):
         if known is session:
             _sessions.pop(key, None)
+    session.is_over = True
 
 
 def forget_address(address):
     """The server there has ended."""
     _keys.pop(address, None)
     for key in list(_sessions):
-        if key[0] == address:
-            _sessions.pop(key, None)
-    for known in list(connections()):
+        if key[0] == address and (known := _sessions.pop(key, None)):
+            known.is_over = True
+    callers = _broody.callers()
+    for known in list(callers):
         if known._address == address:
-            connections().pop(known).close()
+            callers.pop(known).close()
 
 
 def learn_key(address, authkey):
@@ -325,12 +331,16 @@ def known_key(address):
 def _leave():
     for known in list(_sessions.values()):
         known.close()
+        known.is_over = True
     _sessions.clear()
 
 
 def _after_fork():
     global _sessions, _making, _local, _leaving
     _leaving = None
+    for known in _sessions.values():
+        known.is_over = True
+    _broody.callers().clear()
     _sessions = {}
     _making = threading.Lock()
     _local = threading.local()

@@ -291,6 +291,8 @@ class BaseProxy:
     # In the server: what it stands for. There calls need no connection.
     _entry = None
     _pid = None
+    # The session that it was called in last.
+    _known = None
 
     def __init__(
         self, token, serializer, manager=None, authkey=None, exposed=None, incref=True, manager_owned=False
@@ -322,26 +324,21 @@ class BaseProxy:
         """Calls a method of the object. Gives its result, or raises its exception."""
         if self._entry is not None:
             return process.current_process()._manager_server.call_within(self._entry, methodname, args, kwds)
-        session = self._session()
-        # Not there while it is in use: a signal's handler that calls a proxy, too, gets another one.
-        conn = _references.connections().pop(session, None)
-        if conn is None:
-            util.debug("thread %r makes a connection to its manager", threading.current_thread().name)
-            conn = session.connect()
-        try:
-            conn.send((self._id, methodname, args, kwds))
-            kind, result = conn.recv()
-        except BaseException as error:
-            # An answer may still come, to nobody.
-            conn.close()
-            if isinstance(error, (EOFError, ConnectionError)):
-                _references.forget(session)
-                if not error.args:
-                    raise _references.has_ended(self._token.address) from None
-            raise
-        _references.connections()[session] = conn
-        if kind == "#RETURN":
-            return result
+        session = self._known
+        if session is None or session.is_over:
+            session = self._known = self._session()
+        return _broody.call(self, session, self._id, methodname, args, kwds)
+
+    def _lost(self, session, error):
+        """The connection is lost, or cannot be made."""
+        if isinstance(error, (EOFError, ConnectionError)):
+            _references.forget(session)
+            if not error.args:
+                raise _references.has_ended(self._token.address) from None
+        raise error
+
+    def _answered(self, kind, result):
+        """What an answer stands for that is not a plain result."""
         if kind == "#PROXY":
             exposed, token = result
             return self._stand_for(token, exposed)
@@ -401,7 +398,7 @@ class BaseProxy:
         kwds = {}
         if context.get_spawning_popen() is not None:
             kwds["authkey"] = self._authkey
-        elif self._entry is not None and (client := _server.serving.client) is not None and client.session is not None:
+        elif self._entry is not None and (client := _server.served()) is not None and client.session is not None:
             # Whatever happens to the object meanwhile, it is still there when the proxy arrives.
             process.current_process()._manager_server._grant(self._entry, client)
             kwds["granted"] = True

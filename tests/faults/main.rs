@@ -2,6 +2,7 @@
 
 mod full;
 mod host;
+mod managers;
 mod many;
 mod memory;
 mod processes;

@@ -4,6 +4,7 @@ mod family;
 mod full;
 mod hostile;
 mod limits;
+mod managers;
 mod memory;
 mod pools;
 mod repeated;
@@ -48,6 +49,9 @@ fn main() {
         ["full", "pool"] => full::pool(),
         ["full", "cgroup"] => full::cgroup(),
         ["full", "small-tmpfs"] => full::small_tmpfs(),
+        ["manager"] => managers::serve(),
+        ["manager-without-supervisor"] => managers::lose_the_supervisor(),
+        ["manager-callers"] => managers::come_and_go(),
         ["memory", scenario] => memory::run(scenario),
         ["executable", which] => wrong::executable(which),
         _ => panic!("no such scenario: {arguments:?}"),

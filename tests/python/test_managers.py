@@ -441,10 +441,10 @@ def test_objects_that_belong_to_threads_are_called_by_one(ctx):
             affine.release()
 
 
-def test_errors_bring_the_traceback_of_the_server(manager):
-    with pytest.raises(IndexError) as caught:
-        manager.list().pop()
-    assert "in _call" in "".join(caught.value.__notes__)
+def test_errors_bring_the_traceback_of_the_server(ctx):
+    with Owner(ctx=ctx) as manager, pytest.raises(RuntimeError) as caught:
+        manager.Affine().release()
+    assert "in release" in "".join(caught.value.__notes__)
 
 
 def test_a_pool_in_a_manager(manager):

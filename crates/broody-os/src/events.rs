@@ -89,6 +89,8 @@ pub enum Trigger {
     Level,
     /// Once for each time that it becomes readable; an [`EventFd`] then never needs to be read.
     Edge,
+    /// Once, to one of those who wait, and not again before it is [rearmed](Epoll::rearm).
+    Once,
 }
 
 /// A set of descriptors to wait for, each with a token of the caller's.
@@ -114,7 +116,17 @@ impl Epoll {
         use rustix::event::epoll::{EventData, EventFlags};
         let mut flags = EventFlags::IN;
         flags.set(EventFlags::ET, trigger == Trigger::Edge);
+        flags.set(EventFlags::ONESHOT | EventFlags::RDHUP, trigger == Trigger::Once);
         rustix::event::epoll::add(&self.0, fd, EventData::new_u64(token), flags)
+            .map_err(|error| Error::new("epoll_ctl", error))
+    }
+
+    /// Reports once more a descriptor that was added with [`Trigger::Once`]: when it is readable or at its end, or also when there is room to write.
+    pub fn rearm(&self, fd: impl AsFd, token: u64, or_writable: bool) -> Result<()> {
+        use rustix::event::epoll::{EventData, EventFlags};
+        let mut flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ONESHOT;
+        flags.set(EventFlags::OUT, or_writable);
+        rustix::event::epoll::modify(&self.0, fd, EventData::new_u64(token), flags)
             .map_err(|error| Error::new("epoll_ctl", error))
     }
 
@@ -126,7 +138,17 @@ impl Epoll {
     /// Waits until a descriptor is readable, a signal arrives or `limit` is over, and gives the tokens of the readable
     /// ones into `ready`. See epoll_wait(2).
     pub fn wait(&self, ready: &mut Vec<u64>, limit: Option<Duration>) -> Result<()> {
-        const MOST: usize = 64;
+        self.wait_for::<64>(ready, limit)
+    }
+
+    /// As [`wait`](Self::wait), for one token: others may wait for the rest.
+    pub fn wait_for_one(&self, limit: Option<Duration>) -> Result<Option<u64>> {
+        let mut ready = Vec::new();
+        self.wait_for::<1>(&mut ready, limit)?;
+        Ok(ready.pop())
+    }
+
+    fn wait_for<const MOST: usize>(&self, ready: &mut Vec<u64>, limit: Option<Duration>) -> Result<()> {
         ready.clear();
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; MOST];
         let limit = limit.map_or(-1, |limit| {

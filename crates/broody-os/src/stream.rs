@@ -147,6 +147,31 @@ fn is_ready(fd: BorrowedFd<'_>, what: PollFlags) -> Result<bool> {
     wait_for(fd, what, Some(Instant::now()))
 }
 
+/// Whether the other end of a stream socket has been closed; what it has sent before may still be there.
+pub fn has_hung_up(fd: BorrowedFd<'_>) -> Result<bool> {
+    wait_for(fd, PollFlags::RDHUP, Some(Instant::now()))
+}
+
+/// Lets both ends of a stream socket see its end, whoever else has its descriptor. See shutdown(2).
+pub fn hang_up(fd: BorrowedFd<'_>) {
+    let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Both);
+}
+
+/// Accepts a client of a listening socket, close-on-exec. `None`: there is none now, or the one there was has gone away. See accept4(2).
+///
+/// # Errors
+/// EMFILE and its like: the client stays where it is.
+pub fn accept_now(listener: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+    if !wait_readable(listener, Some(Instant::now()))? {
+        return Ok(None);
+    }
+    match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
+        Ok(client) => Ok(Some(client)),
+        Err(Errno::AGAIN | Errno::CONNABORTED | Errno::INTR) => Ok(None),
+        Err(error) => Err(Error::new("accept4", error)),
+    }
+}
+
 /// Waits until something can be read, or will never be, or until `deadline` or a [signal](crate::interrupt). Whether it can.
 pub fn wait_readable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<bool> {
     wait_for(fd, PollFlags::IN, deadline)

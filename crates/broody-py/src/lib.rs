@@ -6,6 +6,7 @@
 mod by_value;
 mod connection;
 mod errors;
+mod manager;
 mod messages;
 mod pickling;
 mod pool;
@@ -27,6 +28,8 @@ mod _broody {
     use super::by_value::main_is_no_file;
     #[pymodule_export]
     use super::connection::{Connection, pipe, wait_for_any};
+    #[pymodule_export]
+    use super::manager::{Caller, Client, Entry, Server, Session, call, callers, serve, served};
     #[pymodule_export]
     use super::messages::{Queue, SimpleQueue};
     #[pymodule_export]

@@ -192,6 +192,8 @@ pub(crate) struct Sink(Mutex<Written>);
 struct Written {
     bytes: Vec<u8>,
     buffers: Vec<PyBuffer<u8>>,
+    /// Nothing goes beside the pickle.
+    in_band: bool,
 }
 
 impl Sink {
@@ -216,6 +218,9 @@ impl Sink {
 
     /// Keeps a long buffer for beside the pickle. Whether the pickler shall write it into the pickle.
     fn beside(&self, buffer: &Bound<'_, PyAny>) -> PyResult<bool> {
+        if self.written().in_band {
+            return Ok(true);
+        }
         // Contiguous, in whatever order, or an error that the pickler gives, too.
         let Ok(raw) = buffer.call_method0("raw") else { return Ok(true) };
         let raw = PyBuffer::<u8>::get(&raw)?;
@@ -347,11 +352,12 @@ fn pickled<R>(
         let mut written = pickler.sink.get().written();
         written.bytes.clear();
         written.bytes.push(PICKLE);
+        written.in_band = false;
     }
     // One that fails is not used again.
     pickler.dump.bind(py).call1((object,))?;
     // Taken out: whoever puts may let others have the GIL.
-    let Written { bytes, buffers } = std::mem::take(&mut *pickler.sink.get().written());
+    let Written { bytes, buffers, .. } = std::mem::take(&mut *pickler.sink.get().written());
     let result = if buffers.is_empty() {
         Ok(put(Message::Plain(&bytes)))
     } else {
@@ -361,6 +367,24 @@ fn pickled<R>(
     drop(buffers);
     pickler.put_back(py);
     result
+}
+
+/// Appends the pickle of an object to `bytes`, with all that belongs to it: whoever gets it need not be of this program.
+pub(crate) fn append_pickle(object: &Bound<'_, PyAny>, bytes: &mut Vec<u8>) -> PyResult<()> {
+    let py = object.py();
+    if let Some(theirs) = programs_own(py)? {
+        let pickle = theirs.call_method1("dumps", (object,))?;
+        bytes.append(&mut PyBuffer::<u8>::get(&pickle)?.to_vec(py)?);
+        return Ok(());
+    }
+    let pickler = Pickler::take(py)?;
+    let sink = pickler.sink.get();
+    *sink.written() = Written { bytes: std::mem::take(bytes), buffers: Vec::new(), in_band: true };
+    let done = pickler.dump.bind(py).call1((object,));
+    *bytes = std::mem::take(&mut sink.written().bytes);
+    done?;
+    pickler.put_back(py);
+    Ok(())
 }
 
 /// The message of a pickle and buffers beside it.
@@ -509,6 +533,21 @@ pub(crate) fn loads_bytes<'py>(py: Python<'py>, pickle: &[u8]) -> PyResult<Bound
     loads(py, PyBytes::new(py, pickle).as_any())
 }
 
+/// As [`loads_bytes`], of a pickle that begins somewhere in `bytes`, and is not copied. Gives the memory back, if the object does not use it.
+pub(crate) fn loads_owned(
+    py: Python<'_>,
+    bytes: Vec<u8>,
+    start: usize,
+) -> PyResult<(Bound<'_, PyAny>, Vec<u8>)> {
+    let lent = Bound::new(py, Lent { bytes: Mutex::new(bytes), start })?;
+    let view = PyMemoryView::from(lent.as_any())?;
+    let object = loads(py, view.as_any())?;
+    // It fails as long as somebody looks at the bytes.
+    let is_back = view.call_method0(intern!(py, "release")).is_ok();
+    let bytes = if is_back { std::mem::take(&mut *lent.get().bytes()) } else { Vec::new() };
+    Ok((object, bytes))
+}
+
 fn loads<'py>(py: Python<'py>, bytes: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     LOADS.import(py, "_pickle", "loads")?.call1((bytes,))
@@ -519,6 +558,39 @@ fn loads<'py>(py: Python<'py>, bytes: &Bound<'py, PyAny>) -> PyResult<Bound<'py,
 struct Bytes {
     message: Received,
     start: usize,
+}
+
+/// Lends bytes of this process.
+#[pyclass(frozen)]
+struct Lent {
+    /// Changed by nobody but who has made it, when nobody has a view any more.
+    bytes: Mutex<Vec<u8>>,
+    start: usize,
+}
+
+impl Lent {
+    fn bytes(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
+        self.bytes.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+#[pymethods]
+impl Lent {
+    /// # Safety
+    /// `view` is as the interpreter gives it.
+    unsafe fn __getbuffer__(
+        slf: Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: std::ffi::c_int,
+    ) -> PyResult<()> {
+        let (start, length) = {
+            let bytes = slf.get().bytes();
+            let bytes = bytes.get(slf.get().start..).unwrap_or_default();
+            (bytes.as_ptr().cast_mut(), bytes.len())
+        };
+        // SAFETY: the bytes live as long as the object, which the view keeps; nobody writes to them.
+        unsafe { lend(slf.as_any(), view, start, length, true, flags) }
+    }
 }
 
 /// Lends bytes that whoever gets them may change.

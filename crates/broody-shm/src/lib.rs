@@ -13,6 +13,7 @@
 //! | [`sleep`] | one side sleeps, the other wakes it, without a system call when nobody sleeps |
 //! | [`ring`] | a byte ring for one producer and one consumer |
 //! | [`lease`] | a range of numbers that one side claims from below and the other takes back from above |
+//! | [`mailbox`] | a request and its answer, while both sides look for them |
 //! | [`duplex`] | two rings and some leases in one piece of memory: a link between two processes |
 //!
 //! A peer is expected to be a process of the same program, which follows the protocol or is dead. What it could break all the
@@ -26,6 +27,7 @@ pub mod blob;
 pub mod duplex;
 pub mod handle;
 pub mod lease;
+pub mod mailbox;
 #[cfg(test)]
 mod model;
 pub mod owner;

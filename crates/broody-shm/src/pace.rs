@@ -24,6 +24,7 @@ const MOST_PAUSES: u32 = 64;
 /// What was learnt.
 #[derive(Debug)]
 pub struct Pace {
+    longest: Duration,
     /// How many short sleeps are left until a look is tried.
     left: AtomicU32,
     /// How many there are after the next look that is in vain.
@@ -34,6 +35,7 @@ pub struct Pace {
 #[derive(Debug)]
 pub struct Wait {
     begun: Instant,
+    longest: Duration,
     looks: bool,
     looked: bool,
     found: bool,
@@ -41,16 +43,21 @@ pub struct Wait {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { left: AtomicU32::new(FIRST), next: AtomicU32::new(FIRST) }
+        Self::new(LONGEST)
     }
 }
 
 // Relaxed throughout: it is a guess.
 impl Pace {
+    /// Looks take so long at most, and a sleep of that length is short.
+    pub fn new(longest: Duration) -> Self {
+        Self { longest, left: AtomicU32::new(FIRST), next: AtomicU32::new(FIRST) }
+    }
+
     /// A wait begins.
     pub fn begin(&self) -> Wait {
         let looks = self.left.load(Ordering::Relaxed) == 0;
-        Wait { begun: Instant::now(), looks, looked: false, found: false }
+        Wait { begun: Instant::now(), longest: self.longest, looks, looked: false, found: false }
     }
 
     /// The wait is over.
@@ -61,7 +68,7 @@ impl Pace {
             let next = self.next.load(Ordering::Relaxed);
             self.left.store(next, Ordering::Relaxed);
             self.next.store((next * 4).min(LAST), Ordering::Relaxed);
-        } else if wait.begun.elapsed() <= LONGEST && may_look() {
+        } else if wait.begun.elapsed() <= self.longest && may_look() {
             self.left.store(self.left.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
         }
     }
@@ -74,23 +81,47 @@ fn may_look() -> bool {
 }
 
 impl Wait {
+    /// Whether it begins with a look.
+    pub fn looks(&self) -> bool {
+        self.looks
+    }
+
     /// Calls `attempt` until it gives something or the look is over; once a wait, and only where that pays.
-    pub fn look<T>(&mut self, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+    pub fn look<T>(&mut self, attempt: impl FnMut() -> Option<T>) -> Option<T> {
+        let mut pauses = 4;
+        let pause = || {
+            (0..pauses).for_each(|_| std::hint::spin_loop());
+            pauses = (2 * pauses).min(MOST_PAUSES);
+        };
+        self.look_with(pause, attempt)
+    }
+
+    /// As [`look`](Self::look), where the other side was on this very CPU: it is let run in between. Either goes on with it so, at less than the price of a
+    /// sleep, until one of them is moved to another CPU.
+    pub fn look_by_turns<T>(&mut self, attempt: impl FnMut() -> Option<T>) -> Option<T> {
+        self.look_with(std::thread::yield_now, attempt)
+    }
+
+    fn look_with<T>(&mut self, mut pause: impl FnMut(), mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
         if !std::mem::take(&mut self.looks) {
             return None;
         }
         self.looked = true;
-        let mut pauses = 4;
+        // What is there at once needs no clock.
+        let first = attempt();
+        self.found = first.is_some();
+        if first.is_some() {
+            return first;
+        }
         loop {
-            if let Some(value) = attempt() {
-                self.found = true;
-                return Some(value);
+            pause();
+            let value = attempt();
+            let is_over = self.begun.elapsed() >= self.longest;
+            // After so long it was others who had the CPU meanwhile.
+            self.found = value.is_some() && !is_over;
+            if value.is_some() || is_over {
+                return value;
             }
-            if self.begun.elapsed() >= LONGEST {
-                return None;
-            }
-            (0..pauses).for_each(|_| std::hint::spin_loop());
-            pauses = (2 * pauses).min(MOST_PAUSES);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use broody_os::fork::{self, Fork};
 use broody_os::wait::{self, ExitStatus, Reaped};
 use broody_shm::arena::Arena;
-use broody_shm::queue::{Limits, Message, Queue, QueueError};
+use broody_shm::queue::{End, Limits, Message, Queue, QueueError};
 use broody_shm::sync::Deadline;
 
 fn message(bytes: &[u8]) -> Message<'_> {
@@ -383,4 +383,20 @@ fn nobody_puts_where_a_message_is_still_being_read() {
     put_first();
     assert_eq!(queue.take_short(|bytes| Some(bytes == b"first" && is_full())), Some(true));
     assert!(queue.is_empty());
+}
+
+#[test]
+fn an_end_that_outlives_its_queue_closes_no_other_one() {
+    let arena = Arena::create(1).unwrap();
+    let first = Queue::new(arena, Limits::default(), 0, false).unwrap();
+    let (sending, receiving) = (first.end(End::Sending).unwrap(), first.end(End::Receiving).unwrap());
+    let place = first.held().name().index;
+    drop(first);
+    let others: Vec<_> = (0..8).map(|_| Queue::new(arena, Limits::default(), 0, false).unwrap()).collect();
+    assert!(others.iter().any(|other| other.held().name().index == place), "one of them is in its place");
+    drop((sending, receiving));
+    for other in others {
+        assert!(!other.is_closed());
+        other.put(message(b"x"), Deadline::Now).unwrap();
+    }
 }

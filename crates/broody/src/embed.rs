@@ -22,7 +22,6 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 
 use broody_os::environment;
 use broody_os::fork::{self, Fork};
-pub use broody_shm::pace::Pace;
 use serde::de::{DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 

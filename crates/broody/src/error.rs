@@ -294,6 +294,22 @@ pub enum Error {
         count: u32,
     },
 
+    /// The process of a manager has ended, and the values that it had are gone.
+    #[error("the manager's process (pid {pid}) has ended, and the values that it had are gone")]
+    ManagerLost {
+        /// Its pid.
+        pid: Pid,
+    },
+
+    /// A call of a hosted value has panicked before, and may have left it half-changed.
+    #[error(
+        "the hosted value may be half-changed: a call of it panicked: {message} (clear_poison() lets it be called again)"
+    )]
+    Poisoned {
+        /// What the panic said.
+        message: String,
+    },
+
     /// A queue's memory was overwritten.
     #[error(transparent)]
     Corrupt(#[from] broody_shm::Corrupt),

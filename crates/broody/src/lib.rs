@@ -38,6 +38,7 @@ mod exit;
 mod function;
 mod handle;
 mod helper;
+mod manager;
 mod memory;
 mod output;
 mod plain;
@@ -60,6 +61,7 @@ pub use bytemuck;
 pub use data::{Array, ArrayGuard, Atomic, Blob, SharedMemory, Slice, Value, ValueGuard};
 pub use error::{Error, Result};
 pub use exit::{ExitFunction, at_exit, at_exit_with_priority};
+pub use manager::{Hosted, Manager};
 pub use pool::policy;
 pub use pool::{
     AsyncResult, Imap, Pool, PoolBuilder, Shared, StarFn, TaskOptions, Undone, WhenFull, With, should_stop,

@@ -23,7 +23,7 @@ const LONGER: i32 = -1;
 const LONG_COPY: usize = 64 << 10;
 
 /// A message that is being sent.
-pub(super) struct Outgoing<'a> {
+pub(crate) struct Outgoing<'a> {
     header: [u8; LONG],
     header_length: usize,
     bytes: &'a [u8],
@@ -31,7 +31,7 @@ pub(super) struct Outgoing<'a> {
 }
 
 impl<'a> Outgoing<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         let mut header = [0; LONG];
         let header_length = match i32::try_from(bytes.len()) {
             Ok(length) => {
@@ -47,20 +47,30 @@ impl<'a> Outgoing<'a> {
         Self { header, header_length, bytes, done: 0 }
     }
 
+    /// One of which so many bytes have been sent, the header's among them.
+    pub(crate) fn resumed(bytes: &'a [u8], done: usize) -> Self {
+        Self { done, ..Self::new(bytes) }
+    }
+
+    /// How many bytes have been sent, the header's among them.
+    pub(crate) fn done(&self) -> usize {
+        self.done
+    }
+
     /// What is left of one.
-    pub(super) fn rest(bytes: &'a [u8]) -> Self {
+    pub(crate) fn rest(bytes: &'a [u8]) -> Self {
         Self { header: [0; LONG], header_length: 0, bytes, done: 0 }
     }
 
-    pub(super) fn is_begun(&self) -> bool {
+    pub(crate) fn is_begun(&self) -> bool {
         self.done > 0
     }
 
-    pub(super) fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.done == self.header_length + self.bytes.len()
     }
 
-    pub(super) fn is_long(&self) -> bool {
+    pub(crate) fn is_long(&self) -> bool {
         self.bytes.len() >= LONG_COPY
     }
 
@@ -70,14 +80,14 @@ impl<'a> Outgoing<'a> {
     }
 
     /// Sends what there is room for; whether that was something.
-    pub(super) fn send_now(&mut self, fd: BorrowedFd<'_>, way: &Way) -> Result<bool> {
+    pub(crate) fn send_now(&mut self, fd: BorrowedFd<'_>, way: &Way) -> Result<bool> {
         let sent = stream::write_now(fd, way, &self.parts().map(IoSlice::new))?;
         self.done += sent.unwrap_or(0);
         Ok(sent.is_some())
     }
 
     /// What has not been sent.
-    pub(super) fn unsent(&self) -> Vec<u8> {
+    pub(crate) fn unsent(&self) -> Vec<u8> {
         self.parts().concat()
     }
 }

@@ -14,17 +14,18 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
-use broody::embed::Pace;
 use broody_os::stream::{self, Way};
+use broody_shm::pace::Pace;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyBufferError, PyEOFError, PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
-use self::frame::{Incoming, Outgoing, Target};
+use self::frame::{Incoming, Target};
 use crate::errors::os_error;
 use crate::waiting;
 
+pub(crate) use self::frame::Outgoing;
 pub(crate) use self::ready::wait_for_any;
 
 const CLOSED: RawFd = -1;

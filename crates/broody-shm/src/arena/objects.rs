@@ -12,9 +12,10 @@ use super::layout::{
     CHUNK, HOLD_TABLE, OBJECT_TABLE, PAGES, SMALL, WINDOW, WINDOWS, class_of, class_size, is_small,
 };
 use super::pages::pages_of;
-use super::{Arena, Body, Locked};
+use super::{Arena, Body, Locked, Name};
 use crate::ArenaError;
 use crate::blob::MESSAGE;
+use crate::queue::end_of;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// What an object is.
@@ -369,8 +370,10 @@ impl Locked<'_> {
         match kind {
             Some(Kind::Queue) => self.before_queue_goes(index),
             Some(Kind::End) => {
-                if let Some(queue) = parent {
-                    self.arena.close_queue(queue, object.tag.load(Ordering::Relaxed));
+                let (name, how) = end_of(object.tag.load(Ordering::Relaxed));
+                // The queue may have gone first, and another one may be in its place.
+                if let Some(index) = parent.filter(|index| self.is_there(Name { index: *index, name })) {
+                    self.arena.close_queue(index, how);
                 }
             }
             Some(Kind::Named) => self.arena.remove_name(index),

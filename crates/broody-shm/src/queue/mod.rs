@@ -55,7 +55,7 @@ use std::sync::Arc;
 
 pub use tasks::TooManyDone;
 
-use crate::arena::{Arena, Held, HoldId, Kind, Request, Transit};
+use crate::arena::{Arena, Held, HoldId, Kind, Name, Request, Transit};
 use crate::blob::Blob;
 use crate::sync::{AtomicU64, Ordering};
 use crate::{ArenaError, Corrupt};
@@ -233,8 +233,9 @@ impl Queue {
     /// # Errors
     /// [`ArenaError`].
     pub fn end(&self, which: End) -> Result<Arc<Held>, ArenaError> {
-        let parent = Some(self.held.name().index);
-        let request = Request { kind: Kind::End, length: 0, tag: which as u64, parent, zeroed: true };
+        let Name { index, name } = self.held.name();
+        let tag = end_tag(name, which as u64);
+        let request = Request { kind: Kind::End, length: 0, tag, parent: Some(index), zeroed: true };
         self.held.arena().make(&request)
     }
 
@@ -244,6 +245,20 @@ impl Queue {
             self.control().items.0.watch();
         }
     }
+}
+
+/// What an end says of itself: how it closes its queue, and the name of that. An end may outlive its queue, whose number is another's then.
+fn end_tag(name: u64, how: u64) -> u64 {
+    name << END_BITS | how
+}
+
+const END_BITS: u32 = 2;
+
+const _: () = assert!(CLOSED < 1 << END_BITS && NO_TAKER < 1 << END_BITS);
+
+/// The name of the queue that an end was made for, and how it closes that.
+pub(crate) fn end_of(tag: u64) -> (u64, u64) {
+    (tag >> END_BITS, tag & ((1 << END_BITS) - 1))
 }
 
 /// A side of a queue that closes it when it is gone.

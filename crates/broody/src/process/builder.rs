@@ -59,6 +59,10 @@ impl Builder {
         self
     }
 
+    pub(crate) fn method(&self) -> StartMethod {
+        self.method
+    }
+
     /// Starts `function(argument)`. See [`broody::spawn`](crate::spawn).
     ///
     /// # Errors

@@ -77,9 +77,7 @@ impl MessageQueue {
     /// # Errors
     /// As [`BytesQueue::get`].
     pub fn take(&self, limit: Option<Duration>) -> Result<Received> {
-        let mut buffer = Vec::new();
-        let taken = self.0.take(&mut buffer, deadline(limit))?;
-        Ok(Received { bytes: buffer, blob: taken.blob, _holds: taken.holds })
+        Received::take(&self.0, limit)
     }
 
     /// A descriptor that is readable when there is something to be taken; perhaps also when others were faster. It lives as long as the queue does here.
@@ -119,6 +117,14 @@ pub struct Received {
     bytes: Vec<u8>,
     blob: Option<blob::Blob>,
     _holds: Option<Transit>,
+}
+
+impl Received {
+    pub(super) fn take(queue: &BytesQueue, limit: Option<Duration>) -> Result<Self> {
+        let mut buffer = Vec::new();
+        let taken = queue.take(&mut buffer, deadline(limit))?;
+        Ok(Self { bytes: buffer, blob: taken.blob, _holds: taken.holds })
+    }
 }
 
 impl From<Encoded> for Received {

@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broody_shm::arena::Held;
-use broody_shm::queue::{End, Limits};
+use broody_shm::queue::{End, Limits, Message};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::bytes::Bytes;
 use super::faces::{Iter, iterates};
+use super::messages::Received;
 use super::typed::Queue;
-use crate::handle::{self, tag_of};
+use crate::embed::Encoded;
+use crate::handle::{self, Outgoing, tag_of};
+use crate::sync::deadline;
 use crate::{Error, Result};
 
 /// How many bytes of messages wait in a pipe before who sends waits, too.
@@ -238,7 +241,29 @@ impl Sender<[u8]> {
     }
 }
 
+impl Sender<[u8]> {
+    /// Sends what was encoded, with the objects in it, waiting at most for `limit` if there is one.
+    ///
+    /// # Errors
+    /// As [`send_timeout`](Self::send_timeout); then the objects are still in it.
+    pub(crate) fn send_encoded(&self, encoded: &Encoded, limit: Option<Duration>) -> Result<()> {
+        let message = |outgoing: &Outgoing| {
+            let message = Message { bytes: &encoded.bytes, holds: outgoing.holds() };
+            self.queue.bytes.put_message(message, deadline(limit))
+        };
+        encoded.deliver(message).map_err(as_pipe)
+    }
+}
+
 impl Receiver<[u8]> {
+    /// Receives a message in which there may be objects, waiting at most for `limit` if there is one.
+    ///
+    /// # Errors
+    /// As [`receive_timeout`](Self::receive_timeout).
+    pub(crate) fn take(&self, limit: Option<Duration>) -> Result<Received> {
+        Received::take(&self.queue.bytes, limit).map_err(as_pipe)
+    }
+
     /// Receives the next message, waiting for it.
     ///
     /// # Errors
