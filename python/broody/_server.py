@@ -85,8 +85,8 @@ class Server(_broody._Server):
             pass
         finally:
             self.stop_event.set()
-            self.listener.close()
             self._stop()
+            self.listener.close()
             if sys.stdout != sys.__stdout__:
                 util.debug("resetting stdout, stderr")
                 sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__

@@ -29,6 +29,10 @@ const MOST_IDLE: usize = 8;
 /// How often clients that do not prove their keys are looked for.
 const ROUND: Duration = Duration::from_secs(1);
 
+/// How long the end of the server waits for its threads, and how often it looks.
+const LAST: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(1);
+
 /// Memory for answers that is longer is not kept.
 const KEPT: usize = 16 << 10;
 
@@ -75,7 +79,7 @@ impl Listening {
     }
 }
 
-/// What is locked with the GIL, for an instant.
+/// What is locked for an instant, and with the GIL where a fork may need it.
 pub(super) fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
     what.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
@@ -142,8 +146,9 @@ impl Server {
         result
     }
 
-    /// Lets all threads end, and all clients see the end.
-    fn _stop(&self) {
+    /// Lets all threads end, and all clients see the end. Waits a little for threads: an interpreter that ends under one of them would end it in the middle of
+    /// Rust. Those that wait in calls stay where they are.
+    fn _stop(&self, py: Python<'_>) {
         self.is_stopping.store(true, Ordering::Relaxed);
         if let Some(listening) = &*lock(&self.listening) {
             listening.stop.signal();
@@ -151,6 +156,12 @@ impl Server {
         for client in lock(&self.clients).values() {
             client.get().socket.hang_up();
         }
+        py.detach(|| {
+            let until = Instant::now() + LAST;
+            while lock(&self.crew).threads > 0 && Instant::now() < until {
+                std::thread::sleep(LOOK);
+            }
+        });
     }
 
     /// In a fork: the connections are not its own.
