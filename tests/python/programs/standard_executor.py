@@ -1,4 +1,4 @@
-"""The standard library's ProcessPoolExecutor over broody: standard_executor.py METHOD (killed | replaced | results)"""
+"""The standard library's ProcessPoolExecutor over broody: standard_executor.py METHOD (killed | replaced | busy | stuck)"""
 
 import os
 import signal
@@ -45,13 +45,23 @@ def replaced(context):
     print([workers.index(worker) for worker in workers])
 
 
-def results(context):
-    """A worker's last result is there before its end is heard of, as it must be: else the pool takes itself for broken."""
-    for _ in range(10):
-        with ProcessPoolExecutor(3, mp_context=context, max_tasks_per_child=1) as executor:
-            tasks = [executor.submit(pid) for _ in range(3)]
-        assert len({task.result() for task in tasks}) == 3
-    print("all there")
+def busy(context):
+    """Has workers that work, and perhaps one that waits, until it is killed."""
+    executor = ProcessPoolExecutor(3, mp_context=context)
+    idle = executor.submit(pid)
+    executor.submit(signal.pause)
+    executor.submit(signal.pause)
+    idle.result()
+    print(*executor._processes, flush=True)
+    signal.pause()
+
+
+def stuck(context):
+    """More tasks at once than a worker does: the executor's count of idle workers goes wrong (it is mended in later Pythons), and nobody replaces it."""
+    executor = ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=2)
+    workers = [task.result() for task in [executor.submit(pid) for _ in range(10)][:2]]
+    print(*set(workers), flush=True)
+    signal.pause()
 
 
 if __name__ == "__main__":
