@@ -76,7 +76,7 @@ bench:
 	target/release/broody-bench > target/benchmarks.md
 	cp target/benchmarks.md docs/benchmarks.md
 	$(MAKE) $(VENV)/installed
-	$(VENV)/bin/python -m pip install --quiet numpy billiard loky pebble mpire faster-fifo
+	$(VENV)/bin/python -m pip install --quiet numpy billiard joblib loky pebble mpire faster-fifo
 	$(VENV)/bin/python benches/python/bench.py > target/benchmarks-python.md
 	cp target/benchmarks-python.md docs/benchmarks-python.md
 

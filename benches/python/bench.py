@@ -212,6 +212,30 @@ def executor_submit_many_as_completed(peer):
     return count / timed(lambda: [done.result() for done in as_completed([pool.submit(noop, i) for i in range(count)])])
 
 
+# joblib: the standard's column is loky, joblib's own
+
+
+def joblib_calls(peer, count, **how):
+    import joblib
+
+    if peer == "broody":
+        importlib.import_module("broody.joblib")
+    with joblib.parallel_config("loky" if peer == "std" else peer, n_jobs=2):
+        calls = lambda: joblib.Parallel(**how)(joblib.delayed(abs)(number) for number in range(count))  # noqa: E731
+        calls()
+        return count / timed(calls)
+
+
+@row("calls/s", 5)
+def joblib_10000_no_ops_beside_loky(peer):
+    return joblib_calls(peer, 10_000)
+
+
+@row("calls/s", 5)
+def joblib_no_ops_in_batches_of_1_beside_loky(peer):
+    return joblib_calls(peer, 2000, batch_size=1)
+
+
 # Queues and pipes
 
 

@@ -96,7 +96,9 @@ class Future(_standard.Future):
     # As long as nobody listens, the result is taken when it is asked for.
 
     def _look(self):
-        if self._pending is not None and not self._is_pushed and self._pending.ready():
+        # Another thread may take it meanwhile.
+        pending = self._pending
+        if pending is not None and not self._is_pushed and pending.ready():
             self._settle()
 
     @property

@@ -140,7 +140,7 @@ def test_who_is_cancelled_while_he_waits_ends_the_task(pool, tmp_path):
     run(main())
 
 
-def test_executors_in_a_loop(executor):
+def test_executors_in_a_loop(executor, tmp_path):
     async def main():
         loop = asyncio.get_running_loop()
         assert await loop.run_in_executor(executor, square, 3) == 9
@@ -160,9 +160,9 @@ def test_executors_in_a_loop(executor):
             await task
         await until(future.done)
         assert future.cancelled()
-        ending = loop.run_in_executor(executor.options(cancel_running=True), time.sleep, PATIENCE)
-        await until(lambda: executor.stats()["leased"])
-        await asyncio.sleep(0.1)
+        begun = tmp_path / "begun"
+        ending = loop.run_in_executor(executor.options(cancel_running=True), begin_and_sleep, str(begun))
+        await until(begun.exists)
         lost = executor.stats()["lost"]
         ending.cancel()
         await until(lambda: executor.stats()["lost"] > lost)

@@ -120,6 +120,14 @@ def test_futures_are_the_standards(executor):
     assert wait([polled], 0).done == {polled}
 
 
+def test_waiting_for_many_that_are_just_ending_misses_none(executor):
+    for _ in range(200):
+        futures = [executor.submit(square, x) for x in range(30)]
+        done, rest = wait(futures, PATIENCE)
+        assert len(done) == 30 and not rest
+        assert len(list(as_completed([executor.submit(square, x) for x in range(30)], PATIENCE))) == 30
+
+
 def test_what_a_call_raises_comes_with_its_traceback(executor):
     future = executor.submit(fail, "x")
     with pytest.raises(KeyError) as told:

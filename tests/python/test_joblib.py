@@ -169,15 +169,17 @@ def test_nothing_is_left_when_the_program_is_killed(backend):
     program = """
         import os, sys, time, joblib, broody.joblib
         def wait(x):
-            print(os.getpid(), flush=True)
+            os.write(1, b"%d\\n" % os.getpid())
             time.sleep(600)
         joblib.Parallel(n_jobs=2, backend="broody", mp_context=sys.argv[1])(joblib.delayed(wait)(x) for x in range(2))
     """
     command = [sys.executable, "-c", textwrap.dedent(program), backend]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as host:
-        pids = [int(host.stdout.readline()) for _ in range(2)]
-        everything = descendants(host.pid)
-        assert set(pids) <= everything
-        host.kill()
+        try:
+            pids = [int(host.stdout.readline()) for _ in range(2)]
+            everything = descendants(host.pid)
+            assert set(pids) <= everything
+        finally:
+            host.kill()
     for pid in everything:
         eventually(lambda pid=pid: is_over(pid))

@@ -434,3 +434,8 @@ def test_a_pool_that_is_forgotten_ends(method):
         assert code == 0, errors
         for pid in pids:
             eventually(lambda pid=pid: is_over(pid))
+
+
+def test_a_fork_may_forget_its_parents_pool():
+    with Program("fork_forgets") as program:
+        assert program.end() == (0, "", "")

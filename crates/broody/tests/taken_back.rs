@@ -25,6 +25,12 @@ fn forever(_: u64) -> u64 {
     }
 }
 
+/// Says that it has begun.
+fn begin_forever(begun: broody::Value<u64>) -> u64 {
+    begun.fetch_add(1);
+    forever(0)
+}
+
 fn pools(workers: usize) -> impl Iterator<Item = Pool> {
     ["fcfs", "sjf", "round_robin", "mlfq"].into_iter().map(move |policy| {
         let policy: Scheduling = policy.parse().unwrap();
@@ -122,12 +128,11 @@ fn an_iterator_that_is_stopped_gives_what_is_under_way_and_says_why_it_ends() {
 #[test]
 fn an_iterator_that_is_cancelled_ends_what_runs() {
     for pool in pools(2) {
-        let mut results = pool.imap_unordered(forever, 0..).unwrap();
+        let begun = broody::Value::new(0u64).unwrap();
+        let mut results = pool.imap_unordered(begin_forever, std::iter::repeat(begun.clone())).unwrap();
         results.begin();
-        eventually(|| pool.stats().leased >= 2);
+        eventually(|| begun.get().unwrap() >= 1);
         let before = pool.worker_pids();
-        // They may have been given out, and not begun.
-        std::thread::sleep(Duration::from_millis(50));
         results.cancel().unwrap();
         assert!(results.next().is_none());
         eventually(|| pool.worker_pids().iter().any(|pid| !before.contains(pid)));
@@ -217,19 +222,24 @@ fn callbacks_can_be_waited_for() {
 
 #[test]
 fn workers_may_be_asked_to_end() {
-    fn deaf(_: u64) -> u64 {
+    fn deaf(begun: broody::Value<u64>) -> u64 {
         broody_os::signals::set_disposition(
             broody_os::signals::SIGTERM,
             broody_os::signals::Disposition::Ignore,
         );
-        forever(0)
+        begin_forever(begun)
     }
     for (is_deaf, grace) in [(false, PATIENCE), (true, Duration::from_millis(300))] {
         let pool = Pool::builder().workers(2).build().unwrap();
-        let hand_in = |x| if is_deaf { pool.apply_async(deaf, x) } else { pool.apply_async(forever, x) };
-        let tasks: Vec<_> = (0..4).map(|x| hand_in(x).unwrap()).collect();
-        eventually(|| tasks.iter().filter(|task| task.is_running()).count() == 2);
-        std::thread::sleep(Duration::from_millis(50));
+        let begun = broody::Value::new(0u64).unwrap();
+        let tasks: Vec<_> = (0..4)
+            .map(|_| match is_deaf {
+                true => pool.apply_async(deaf, begun.clone()),
+                false => pool.apply_async(begin_forever, begun.clone()),
+            })
+            .map(Result::unwrap)
+            .collect();
+        eventually(|| begun.get().unwrap() == 2);
         let began = Instant::now();
         let undone = pool.terminate_within(grace).unwrap();
         assert_eq!((undone.begun, undone.waiting), (2, 2));

@@ -436,10 +436,15 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        // In a fork of its process it has no workers, and its locks may be held by threads that are not there.
         if self.terminate().is_ok() {
             let _ = self.join();
             self.at_exit.cancel();
+            return;
         }
+        // In a fork of its process it has no workers, its locks may be held by threads that are not there, and the memory of its thread may be
+        // that of another one by now: nothing of it is touched.
+        let thread = self.thread.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        std::mem::forget(thread.take());
+        std::mem::forget(self.shared.clone());
     }
 }
