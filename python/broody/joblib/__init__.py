@@ -10,8 +10,8 @@ import threading
 import joblib
 from joblib._parallel_backends import AutoBatchingMixin, FallbackToBackend, ParallelBackendBase, SequentialBackend
 
-from . import get_context
-from .futures import ProcessPoolExecutor
+from .. import get_context
+from ..futures import ProcessPoolExecutor
 
 __all__ = ["BroodyBackend"]
 

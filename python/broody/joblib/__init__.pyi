@@ -1,6 +1,6 @@
 from typing import Any
 
-from .futures import Future
+from ..futures import Future
 
 class BroodyBackend:
     supports_retrieve_callback: bool
