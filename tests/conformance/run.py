@@ -24,7 +24,7 @@ import suites
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 # Far more than the slowest test needs on a loaded machine, in seconds.
-PATIENCE = int(os.environ.get("PATIENCE", "180"))
+PATIENCE = int(os.environ.get("PATIENCE", "120"))
 # So many tests may be known not to pass, for each interpreter and start method.
 MOST_KNOWN = 8
 
