@@ -19,7 +19,14 @@ mod sync;
 mod tasks;
 mod waiting;
 
+use std::sync::{Mutex, MutexGuard};
+
 use pyo3::prelude::*;
+
+/// What is locked for an instant, and with the GIL where a fork may need it.
+fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
 
 /// The engine of the package `broody`.
 #[pymodule]

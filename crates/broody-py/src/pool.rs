@@ -16,7 +16,7 @@ use pyo3::types::PyDict;
 use crate::errors::exception;
 use crate::process::encoded;
 use crate::tasks::{self, Answer};
-use crate::waiting;
+use crate::{lock, waiting};
 
 /// A pool of workers. The class `broody.pool.Pool` gives it the face that Python's users know.
 #[pyclass(frozen, weakref)]
@@ -318,10 +318,6 @@ impl Pool {
         }
         Ok(dict)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Pool {

@@ -14,7 +14,7 @@
 //! a panic's text.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use broody::embed::Encoded;
 use pyo3::exceptions::{PyException, PyRuntimeError};
@@ -23,7 +23,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyCFunction, PyDict, PyFunction, PyIterator, PyList, PyTuple, PyType};
 use serde::{Deserialize, Serialize};
 
-use crate::{by_value, pickling};
+use crate::{by_value, lock, pickling};
 
 const CALL: u8 = 0;
 const EACH: u8 = 1;
@@ -368,13 +368,13 @@ fn named<'py>(py: Python<'py>, name: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     static KNOWN: Mutex<Option<HashMap<Vec<u8>, Py<PyAny>>>> = Mutex::new(None);
     /// So many are kept.
     const MOST: usize = 64;
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut known = lock(&KNOWN);
     if let Some(function) = known.as_ref().and_then(|known| known.get(name)) {
         return Ok(function.bind(py).clone());
     }
     drop(known);
     let function = pickling::loads_bytes(py, name)?;
-    known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    known = lock(&KNOWN);
     let known = known.get_or_insert_default();
     if known.len() >= MOST {
         known.clear();
@@ -391,12 +391,12 @@ pub(crate) struct FailureOf(Arc<Mutex<Option<PyErr>>>);
 
 impl FailureOf {
     pub(crate) fn take(&self) -> Option<PyErr> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.0).take()
     }
 
     /// The error, if it is one that ends the program, and not of the items.
     pub(crate) fn interrupt(&self, py: Python<'_>) -> PyResult<()> {
-        let mut failure = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failure = lock(&self.0);
         match failure.take_if(|error| !error.is_instance_of::<PyException>(py)) {
             Some(error) => Err(error),
             None => Ok(()),
@@ -404,7 +404,7 @@ impl FailureOf {
     }
 
     fn set(&self, error: PyErr) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        *lock(&self.0) = Some(error);
     }
 }
 

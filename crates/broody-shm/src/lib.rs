@@ -11,6 +11,7 @@
 //! | [`queue`] | messages, many to many |
 //! | [`blob`] | bytes that are handed over without a copy |
 //! | [`sleep`] | one side sleeps, the other wakes it, without a system call when nobody sleeps |
+//! | [`pace`] | whether it pays to look for a while before sleeping |
 //! | [`ring`] | a byte ring for one producer and one consumer |
 //! | [`lease`] | a range of numbers that one side claims from below and the other takes back from above |
 //! | [`mailbox`] | a request and its answer, while both sides look for them |

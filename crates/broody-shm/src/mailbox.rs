@@ -128,6 +128,7 @@ impl Mailbox {
             let start = side.bytes.get().cast::<u8>();
             start.copy_from_nonoverlapping(message.as_ptr(), message.len());
         }
+        // Relaxed: published with the bytes.
         side.length.store(message.len() as u32, Ordering::Relaxed);
         // Release: the bytes are there when the word is seen.
         side.state.compare_exchange(WATCHED, FULL, Ordering::Release, Ordering::Relaxed).is_ok()
@@ -156,6 +157,7 @@ impl Mailbox {
             message.as_mut_ptr().copy_from_nonoverlapping(start, length);
             message.set_len(length);
         }
+        // Relaxed: nothing is written here before the next `watch`, which releases what was read.
         side.state.store(NOBODY, Ordering::Relaxed);
         Ok(true)
     }

@@ -127,15 +127,21 @@ impl FunctionId {
     }
 }
 
+/// The function of a type that is the function: for trampolines, whose names are made by who has it.
+pub(crate) fn item<F: Copy + 'static>() -> F {
+    const { assert!(size_of::<F>() == 0) };
+    // SAFETY: F is zero-sized, so that there is nothing to read; it is inhabited and Copy, since the caller of `of` had a value of it, and this is a
+    // copy of that.
+    unsafe { std::ptr::NonNull::<F>::dangling().read() }
+}
+
 fn call<F, A, R>(argument: &[u8], result: &mut Output) -> Outcome
 where
     F: Fn(A) -> R + Copy + 'static,
     A: DeserializeOwned,
     R: Serialize,
 {
-    // SAFETY: F is zero-sized (checked where the id is made, and there is no other way here), so that there is nothing to
-    // read; it is inhabited and Copy, since the caller of `of` had a value of it, and this is a copy of that.
-    let function: F = unsafe { std::ptr::NonNull::<F>::dangling().read() };
+    let function = item::<F>();
     let returned = catch_panic(|| {
         let argument: A = codec::decode(argument).map_err(Outcome::BadArgument)?;
         let value = function(argument);
@@ -153,8 +159,7 @@ where
     A: DeserializeOwned,
     T: Send + Sync + 'static,
 {
-    // SAFETY: as in `call`.
-    let function: F = unsafe { std::ptr::NonNull::<F>::dangling().read() };
+    let function = item::<F>();
     let returned = catch_panic(|| {
         let argument: A = codec::decode(argument).map_err(Outcome::BadArgument)?;
         crate::pool::set_worker_state(function(argument));

@@ -9,8 +9,9 @@ use pyo3::prelude::*;
 
 use super::client::Client;
 use super::handshake::{self, Next};
-use super::server::{LISTENER, Listening, Server, lock};
+use super::server::{LISTENER, Listening, Server};
 use super::stream::Stream;
+use crate::lock;
 
 /// So many clients prove their keys at the same time at most; the others wait.
 const MOST: usize = 256;

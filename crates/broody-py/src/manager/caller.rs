@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use broody_os::stream as socket;
 use broody_shm::mailbox::{Mailbox, Way};
+use broody_shm::pace::{Pace, Wait};
 use pyo3::exceptions::{PyConnectionResetError, PyEOFError, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
@@ -17,8 +18,7 @@ use pyo3::{ffi, intern};
 use super::packed;
 use super::stream::{self, Found, LONG, Message, Stream};
 use crate::errors::os_error;
-use crate::{pickling, waiting};
-use broody_shm::pace::{Pace, Wait};
+use crate::{lock, pickling, waiting};
 
 /// After so many calls a mailbox is worth its memory.
 const SOME: u32 = 16;
@@ -84,7 +84,7 @@ impl Caller {
 
 impl Caller {
     fn lock(&self) -> MutexGuard<'_, Option<Line>> {
-        self.line.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.line)
     }
 
     fn call<'py>(&self, py: Python<'py>, mut line: Line, call: &Parts<'_, 'py>) -> PyResult<Answer<'py>> {

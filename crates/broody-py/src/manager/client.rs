@@ -14,6 +14,7 @@ use super::caller::LOOK;
 use super::handshake::Step;
 use super::objects::Entry;
 use super::stream::{Message, Socket, Stream};
+use crate::lock;
 use broody_shm::pace::{Pace, Wait};
 
 /// A process that has references. It ends with the connection that it was made by, or when the process says so.
@@ -45,7 +46,7 @@ impl Session {
     }
 
     pub(super) fn references(&self) -> MutexGuard<'_, HashMap<u64, i64>> {
-        self.references.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.references)
     }
 
     /// Ends it: the references that it had. `None`: it has ended before.
@@ -121,12 +122,12 @@ impl Client {
     }
 
     pub(super) fn line(&self) -> MutexGuard<'_, Line> {
-        self.line.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.line)
     }
 
     /// Locked for an instant, with the GIL.
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.state)
     }
 
     /// The next step of one that has not proved its key.

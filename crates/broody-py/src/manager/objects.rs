@@ -10,6 +10,8 @@ use pyo3::exceptions::{PyAttributeError, PyKeyError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFrozenSet, PyString, PyWeakrefMethods, PyWeakrefReference};
 
+use crate::lock;
+
 /// An object of the server.
 #[pyclass(frozen, weakref, module = "broody._broody")]
 pub(crate) struct Entry {
@@ -135,10 +137,6 @@ struct Tables {
 /// All of them. Locked with the GIL, and no code of Python's runs meanwhile.
 #[derive(Default)]
 pub(super) struct Objects(Arc<Mutex<Tables>>);
-
-fn lock(tables: &Mutex<Tables>) -> MutexGuard<'_, Tables> {
-    tables.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
 
 /// What is made an entry of.
 pub(super) struct New<'py> {

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use broody_os::events::{Epoll, EventFd, Trigger};
@@ -23,6 +23,7 @@ use super::client::{self, Client, Session};
 use super::objects::{Entry, New, Objects};
 use super::{exchange, packed, request};
 use crate::errors::os_error;
+use crate::lock;
 
 /// So many threads wait for requests at most; others end after theirs.
 const MOST_IDLE: usize = 8;
@@ -77,11 +78,6 @@ impl Listening {
         // SAFETY: not -1; if it was closed, the kernel says so.
         unsafe { BorrowedFd::borrow_raw(self.listener) }
     }
-}
-
-/// What is locked for an instant, and with the GIL where a fork may need it.
-pub(super) fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
-    what.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 // Relaxed throughout: the GIL orders.

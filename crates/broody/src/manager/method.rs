@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
-use crate::function::{Outcome, catch_panic};
+use crate::function::{self, Outcome, catch_panic};
 
 /// A value of any type.
 pub(super) type Value = Box<dyn Any + Send>;
@@ -89,14 +89,6 @@ impl MakerId {
     }
 }
 
-/// A function of a type that is the function.
-fn function<F: Copy + 'static>() -> F {
-    captures_nothing!(F);
-    // SAFETY: F is zero-sized, so that there is nothing to read; it is inhabited and Copy, since the caller of `of` had a value of it, and this is a
-    // copy of that.
-    unsafe { std::ptr::NonNull::<F>::dangling().read() }
-}
-
 fn call<F, T, A, R>(value: &mut Value, argument: &[u8], result: &mut Vec<u8>) -> Outcome
 where
     F: Fn(&mut T, A) -> R + Copy + 'static,
@@ -110,7 +102,7 @@ where
     };
     let returned = catch_panic(|| {
         let argument: A = codec::decode(argument).map_err(Outcome::BadArgument)?;
-        codec::encode_into(&function::<F>()(value, argument), result).map_err(Outcome::BadResult)
+        codec::encode_into(&function::item::<F>()(value, argument), result).map_err(Outcome::BadResult)
     });
     match returned {
         Ok(Ok(())) => Outcome::Returned,
@@ -126,6 +118,6 @@ where
 {
     catch_panic(|| {
         let argument: A = codec::decode(argument).map_err(Outcome::BadArgument)?;
-        Ok(Box::new(function::<F>()(argument)) as Value)
+        Ok(Box::new(function::item::<F>()(argument)) as Value)
     })?
 }

@@ -7,13 +7,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use broody_os::signals::{self, Disposition};
 
 use super::slot::{Job, Slot, answer};
 use super::wire::{Answer, Request};
+use crate::context::lock;
 use crate::function::{Outcome, prepare_recording, record_panics};
 use crate::queue::Received;
 use crate::{Error, Receiver, Sender, codec, helper};
@@ -31,10 +32,6 @@ struct Server {
     waiting: Mutex<usize>,
     over: Mutex<bool>,
     end: Condvar,
-}
-
-fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
-    what.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// The function of the process. `_staying` is seen closed by others when it is gone.

@@ -10,6 +10,7 @@ use broody_os::fork;
 
 use super::method::{Method, Value};
 use super::wire::Answer;
+use crate::context::lock;
 use crate::embed::Encoded;
 use crate::function::{self, Outcome};
 use crate::queue::Received;
@@ -68,7 +69,7 @@ impl Slot {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.state)
     }
 
     /// Carries out a job, now or after those before it.

@@ -273,8 +273,13 @@ impl PoolBuilder {
         Ok(Pool { shared, options: self.tasks, terms, thread, at_exit })
     }
 
+    /// The least and the greatest number of workers.
+    fn numbers(&self) -> (usize, usize) {
+        self.workers.unwrap_or_else(|| (cpu_count(), cpu_count()))
+    }
+
     fn staff(&self) -> Result<Staff> {
-        let (least, most) = self.workers.unwrap_or_else(|| (cpu_count(), cpu_count()));
+        let (least, most) = self.numbers();
         if most == 0 || most > MOST_WORKERS {
             return Err(invalid(&format!("a pool has 1 to {MOST_WORKERS} workers, not {most}")));
         }
@@ -306,7 +311,6 @@ impl PoolBuilder {
                 return Err(invalid(&format!("{name:?} cannot be an environment variable")));
             }
         }
-        let most = self.workers.map_or(0, |(_, most)| most);
         let objects = [&initializer, &finalizer].into_iter().flatten().map(|call| call.objects.clone());
         Ok(Recipe {
             method: self.method,
@@ -317,7 +321,7 @@ impl PoolBuilder {
                 environment: self.environment.clone(),
                 nice: self.nice,
                 cpu: None,
-                spins: cpu_count() > 1 && most <= cpu_count(),
+                spins: cpu_count() > 1 && self.numbers().1 <= cpu_count(),
                 host: 0,
                 mark: 0,
             },
