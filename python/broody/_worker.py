@@ -63,10 +63,10 @@ def begin(payload, name):
             _child.part()
             what = spawn._unpack(payload)
         else:
-            from . import pool
+            from . import _engines
 
             process._clear_atexit()
-            what = pool._forked_with[int(payload)]
+            what = _engines._forked_with[int(payload)]
             if what.has_environment:
                 _child.take_environment()
         _become(what, int(name.rpartition("-")[2]))
@@ -97,9 +97,9 @@ def _become(what, number):
     if what.method != "fork":
         return
     # The parent's pools are not this process's.
-    from . import pool
+    from . import _engines
 
-    pool._forked_with.clear()
+    _engines._forked_with.clear()
 
 
 def end():

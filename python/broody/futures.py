@@ -15,8 +15,8 @@ import weakref
 from concurrent import futures as _standard
 from concurrent.futures._base import CANCELLED, CancelledError
 
-from . import context, exceptions, get_context, util
-from .pool import RemoteTraceback, Trace, _after_end, _cpus, _make_engine, _terms
+from . import _engines, context, exceptions, get_context, util
+from .pool import RemoteTraceback
 
 __all__ = ["Future", "ProcessPoolExecutor"]
 
@@ -261,26 +261,14 @@ class _Face(_standard.Executor):
         """
         return self._executor._map(fn, iterables, timeout, chunksize, buffersize, self._terms)
 
-    def options(
-        self,
-        *,
-        timeout=None,
-        soft_timeout=None,
-        retries=None,
-        backoff=None,
-        memory_limit=None,
-        cost=None,
-        priority=None,
-        cancel_running=None,
-    ):
-        """This executor, with other terms for what is submitted through what this gives: see `broody.Pool`. `executor.options(timeout=5).submit(f)`
+    def options(self, *, cancel_running=None, **terms):
+        """This executor, with other terms for what is submitted through what this gives: those of `broody.Pool.apply_async`. `executor.options(timeout=5).submit(f)`
 
         cancel_running: `cancel()` of a future also ends a call that runs.
         """
-        said = _terms(timeout, soft_timeout, retries, backoff, memory_limit, cost, priority) or {}
-        terms = {**(self._terms or {}), **{name: value for name, value in said.items() if value is not None}}
+        said = {**(self._terms or {}), **(_engines.terms(**terms) or {})}
         cancels = self._cancels_running if cancel_running is None else cancel_running
-        return _Options(self._executor, terms or None, cancels)
+        return _Options(self._executor, said or None, cancels)
 
 
 class _Options(_Face):
@@ -304,8 +292,8 @@ class ProcessPoolExecutor(_Face):
     initializer, initargs: called in each worker before its first call. If it fails, the executor is broken.
     max_tasks_per_child: after so many calls a worker is replaced.
 
-    Beyond the standard module's: `timeout`, `soft_timeout`, `retries`, `backoff`, `memory_limit` of each call, `maxmemoryperchild`, `policy`, `idle_timeout`,
-    `start_timeout`, `name`, `nice`, `pin_cpus` and `forward_logs` as for `broody.Pool`; `cancel_running` as for `options`.
+    Beyond the standard module's: `timeout`, `soft_timeout`, `retries`, `retry_errors`, `backoff`, `memory_limit` of each call, `maxmemoryperchild`, `policy`,
+    `idle_timeout`, `start_timeout`, `name`, `nice`, `pin_cpus` and `forward_logs` as for `broody.Pool`; `cancel_running` as for `options`.
     """
 
     _terms = None
@@ -318,23 +306,11 @@ class ProcessPoolExecutor(_Face):
         initargs=(),
         *,
         max_tasks_per_child=None,
-        timeout=None,
-        soft_timeout=None,
-        retries=None,
-        backoff=None,
-        memory_limit=None,
-        maxmemoryperchild=None,
-        policy=None,
-        idle_timeout=None,
-        start_timeout=None,
-        name=None,
-        nice=None,
-        pin_cpus=None,
         cancel_running=False,
-        forward_logs=False,
+        **settings,
     ):
         if max_workers is None:
-            max_workers = _cpus()
+            max_workers = _engines.cpus()
         elif max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if max_tasks_per_child is not None:
@@ -342,8 +318,7 @@ class ProcessPoolExecutor(_Face):
                 raise TypeError("max_tasks_per_child must be an integer")
             if max_tasks_per_child <= 0:
                 raise ValueError("max_tasks_per_child must be >= 1")
-        if initializer is not None and not callable(initializer):
-            raise TypeError("initializer must be a callable")
+        _engines.check(initializer)
         if mp_context is None:
             # As the standard's, which cannot replace workers that are forks.
             mp_context = get_context("spawn" if max_tasks_per_child is not None else None)
@@ -354,18 +329,7 @@ class ProcessPoolExecutor(_Face):
         self._initializer, self._initargs = initializer, initargs
         self._max_tasks_per_child = max_tasks_per_child
         self._cancels_running = cancel_running
-        self._forwards_logs = forward_logs
-        self._settings = {
-            "name": name,
-            "tasks": _terms(timeout, soft_timeout, retries, backoff, memory_limit),
-            "tasks_per_worker": max_tasks_per_child,
-            "memory_per_worker": maxmemoryperchild,
-            "idle_timeout": idle_timeout,
-            "start_timeout": start_timeout,
-            "nice": nice,
-            "pin_cpus": pin_cpus,
-            "policy": policy,
-        }
+        self._settings = _engines.settings(max_tasks_per_child, **settings)
         self._engine = None
         self._is_shut_down = False
         self._lock = util.ForkAwareThreadLock()
@@ -407,9 +371,7 @@ class ProcessPoolExecutor(_Face):
         initializer, initargs = self._initializer, self._initargs
         if initializer is not None:
             initializer, initargs = _initialize, (initializer, initargs)
-        self._engine = _make_engine(
-            worker_context, (least, most), initializer, initargs, self._settings, self._forwards_logs
-        )
+        self._engine = _engines.make(worker_context, (least, most), initializer, initargs, self._settings)
         # When it is forgotten, and at the end of the program: what was submitted is done.
         self._end = util.Finalize(self, _let_go, (self._engine, self._streams), exitpriority=20)
 
@@ -506,18 +468,16 @@ class ProcessPoolExecutor(_Face):
 
     def trace(self, path):
         """As `Pool.trace`."""
-        self._traces.append(trace := Trace(self._running(), path))
+        self._traces.append(trace := _engines.Trace(self._running(), path))
         return trace
 
     # What programs know of the standard's by these names
 
     @property
     def _processes(self):
-        from .pool import _Worker
-
         if self._engine is None or self._engine.broken():
             return {}
-        return {pid: _Worker(self._engine, pid) for pid in self._engine.pids_at_work()}
+        return {pid: _engines.Worker(self._engine, pid) for pid in self._engine.pids_at_work()}
 
     @property
     def _broken(self):
@@ -617,7 +577,7 @@ def _finish(engine):
     """Waits until everything is done, callbacks included."""
     engine.join()
     engine.join_callbacks()
-    _after_end(engine)
+    _engines.after_end(engine)
     _ending.discard(engine)
 
 
@@ -625,7 +585,7 @@ def _sweep():
     """Forgets those that have ended."""
     for engine in list(_ending):
         if engine.join(0):
-            _after_end(engine)
+            _engines.after_end(engine)
             _ending.discard(engine)
 
 

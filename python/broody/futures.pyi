@@ -5,8 +5,10 @@ from concurrent.futures.process import BrokenProcessPool as BrokenProcessPool
 from os import PathLike
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
 
+from typing_extensions import Unpack
+
 from . import exceptions
-from .pool import Trace
+from .pool import Trace, _Terms
 
 _P = ParamSpec("_P")
 _A = TypeVar("_A")
@@ -60,18 +62,7 @@ class _Face(Executor):
         chunksize: int = 1,
         buffersize: int | None = None,
     ) -> Iterator[_T]: ...
-    def options(
-        self,
-        *,
-        timeout: float | None = None,
-        soft_timeout: float | None = None,
-        retries: int | None = None,
-        backoff: float | None = None,
-        memory_limit: int | None = None,
-        cost: float | None = None,
-        priority: int | None = None,
-        cancel_running: bool | None = None,
-    ) -> _Face: ...
+    def options(self, *, cancel_running: bool | None = None, **terms: Unpack[_Terms]) -> _Face: ...
 
 class ProcessPoolExecutor(_Face):
     def __init__(
@@ -85,6 +76,7 @@ class ProcessPoolExecutor(_Face):
         timeout: float | None = None,
         soft_timeout: float | None = None,
         retries: int | None = None,
+        retry_errors: bool | None = None,
         backoff: float | None = None,
         memory_limit: int | None = None,
         maxmemoryperchild: int | None = None,

@@ -56,6 +56,14 @@ def die_once(path):
     die()
 
 
+def raise_once(path):
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return "done"
+    raise KeyError(path)
+
+
 def bad_start(word):
     raise RuntimeError(word)
 
@@ -186,8 +194,12 @@ def test_calls_may_have_limits_and_be_tried_again(ctx, tmp_path):
         assert list(quick.options(timeout=PATIENCE, retries=2).map(square, range(3))) == [0, 1, 4]
         with pytest.raises(WorkerLostError):
             executor.options(retries=0).submit(die).result(PATIENCE)
+        again = executor.options(retry_errors=True)
+        assert again.submit(raise_once, str(tmp_path / "raised")).result(PATIENCE) == "done"
         with pytest.raises(ValueError):
             executor.options(timeout=-1).submit(square, 1)
+        with pytest.raises(TypeError, match="retires"):
+            executor.options(retires=1)
     with pytest.raises(RuntimeError, match="after shutdown"):
         quick.submit(square, 1)
 
