@@ -24,6 +24,9 @@ pub(crate) trait Pollable: Debug + Send + Sync + 'static {
 
     /// Whoever makes it ready next shall ring the bells. Who asks looks after this.
     fn ask_to_be_told(&self);
+
+    /// Nobody has told for a while: looks whether those live that it depends on.
+    fn look_after_others(&self) {}
 }
 
 /// Something pollable, and this process's watch over it if there is one.
@@ -139,6 +142,11 @@ impl Watch {
         self.it.ask_to_be_told();
         // What came in between told nobody.
         self.tell();
+    }
+
+    /// See [`Pollable::look_after_others`].
+    pub(crate) fn look_after_others(&self) {
+        self.it.look_after_others();
     }
 
     /// Makes the descriptor readable where it is ready.

@@ -49,6 +49,7 @@ impl Watcher {
 }
 
 fn work(arena: &'static Arena, state: &Mutex<State>) {
+    let mut nobody_told = false;
     loop {
         let rung = arena.bell();
         let mut locked = lock(state);
@@ -60,10 +61,13 @@ fn work(arena: &'static Arena, state: &Mutex<State>) {
         let watched: Vec<_> = locked.watched.iter().filter_map(Weak::upgrade).collect();
         drop(locked);
         for watch in watched {
+            if nobody_told {
+                watch.look_after_others();
+            }
             // Another process may have been faster: then nobody rings for what comes next, unless it is asked to.
             watch.look_again();
             watch.tell();
         }
-        arena.await_bell(rung);
+        nobody_told = arena.await_bell(rung);
     }
 }

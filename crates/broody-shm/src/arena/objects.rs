@@ -101,6 +101,11 @@ impl Object {
         Kind::from_number(self.kind.load(Ordering::Relaxed))
     }
 
+    /// Whether it is an end of the queue of this name.
+    pub(crate) fn is_end_of(&self, name: u64) -> bool {
+        self.kind() == Some(Kind::End) && end_of(self.tag.load(Ordering::Relaxed)).0 == name
+    }
+
     /// Whether it is there.
     pub(super) fn is_there(&self) -> bool {
         self.name.load(Ordering::Acquire) != 0

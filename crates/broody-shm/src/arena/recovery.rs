@@ -15,15 +15,21 @@
 //!
 //! A process that is killed in the middle of this leaves a slot that is still the dead one's: it is done again.
 
+use std::time::Duration;
+
 use broody_os::Pid;
 
 use super::holds::Hold;
+use super::layout::{HOLD_TABLE, OBJECT_TABLE};
 use super::objects::Kind;
 use super::{Arena, TOOK_PART};
 use crate::owner::Owner;
 use crate::robust::condition::notify_waiters;
 use crate::sync::{Deadline, Ordering};
 use crate::{queue, robust};
+
+/// For how long who waits for something else waits for the arena's lock, to put right what a dead process has left.
+const BRIEFLY: Duration = Duration::from_millis(10);
 
 impl Arena {
     /// Puts right what the process `owner`, which is dead, has left. `false` when the arena's lock could not be had before `deadline`.
@@ -128,6 +134,25 @@ impl Arena {
     pub fn recover_all(&self, deadline: Deadline) -> bool {
         let owners: Vec<Owner> = self.owners().collect();
         self.recover_dead(&owners, deadline)
+    }
+
+    /// Puts right what dead processes have left that keep one of certain objects. For who has waited for them for long: the supervisor, who
+    /// would have told of their end, may have ended, too.
+    pub(crate) fn bury_keepers(&self, is_one: impl Fn(u32) -> bool) {
+        let holds = (0..self.used(&HOLD_TABLE)).map(|index| self.hold(index));
+        let objects = self.used(&OBJECT_TABLE);
+        let of_those = holds.filter(|hold| {
+            let object = hold.object.load(Ordering::Acquire).checked_sub(1);
+            object.filter(|object| *object < objects).is_some_and(&is_one)
+        });
+        let mut keepers: Vec<u32> = of_those.map(|hold| hold.process.load(Ordering::Relaxed)).collect();
+        keepers.sort_unstable();
+        keepers.dedup();
+        for keeper in keepers.into_iter().filter_map(Owner::in_word) {
+            if self.is_dead(keeper) {
+                self.recover(keeper, Deadline::after(BRIEFLY));
+            }
+        }
     }
 
     fn recover_dead(&self, owners: &[Owner], deadline: Deadline) -> bool {

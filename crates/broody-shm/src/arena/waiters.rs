@@ -107,11 +107,9 @@ impl Arena {
         self.me().map_or(0, |me| self.bell_of(me).load(Ordering::Acquire))
     }
 
-    /// Sleeps until the bell is rung again, at most for [`BOUND`].
-    pub fn await_bell(&self, rung: u32) {
-        if let Ok(me) = self.me() {
-            futex::wait(self.bell_of(me), rung, BOUND);
-        }
+    /// Sleeps until the bell is rung again, at most for [`BOUND`]. Whether that was over.
+    pub fn await_bell(&self, rung: u32) -> bool {
+        self.me().is_ok_and(|me| matches!(futex::wait(self.bell_of(me), rung, BOUND), Woken::TimedOut))
     }
 
     /// Lets everybody who watches look at what he watches.

@@ -51,6 +51,10 @@ pub(super) struct Fixed {
     pub(super) loner: AtomicU32,
     /// It is known which process has taken how many tasks.
     pub(super) counts_tasks: AtomicU32,
+    /// It has [ends](super::End).
+    pub(super) has_ends: AtomicU32,
+    /// In which second somebody last looked whether those live that he waits for.
+    pub(super) looked: AtomicU32,
 }
 
 /// No more is put.

@@ -52,6 +52,7 @@ mod take;
 mod tasks;
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use tasks::TooManyDone;
 
@@ -236,7 +237,25 @@ impl Queue {
         let Name { index, name } = self.held.name();
         let tag = end_tag(name, which as u64);
         let request = Request { kind: Kind::End, length: 0, tag, parent: Some(index), zeroed: true };
+        self.control().fixed.0.has_ends.store(1, Ordering::Relaxed);
         self.held.arena().make(&request)
+    }
+
+    /// Somebody waits for others, and nobody has told him anything for a while: looks whether they live, once a second. Those who have an end, or
+    /// have taken tasks.
+    pub fn look_after_others(&self) {
+        let fixed = &self.control().fixed.0;
+        let (has_ends, counts_tasks) =
+            (fixed.has_ends.load(Ordering::Relaxed) != 0, self.control().counts_tasks());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as u32);
+        // Relaxed: that two look at once harms nobody.
+        if !(has_ends || counts_tasks) || fixed.looked.swap(now, Ordering::Relaxed) == now {
+            return;
+        }
+        let (arena, Name { index, name }) = (self.arena(), self.held.name());
+        arena.bury_keepers(|object| {
+            (has_ends && arena.object(object).is_end_of(name)) || (counts_tasks && object == index)
+        });
     }
 
     /// The next one who puts, or closes the queue, shall ring the bells. Whoever asks looks at the queue after this.

@@ -102,6 +102,9 @@ impl Queue {
             let look = || self.has_room(&messages[0]) || self.is_closed();
             if slept == Slept::Bound || !control.rx.0.spin(arena, SOON, look) {
                 slept = control.room.0.sleep(look, |word, value| arena.sleep(word, value, deadline));
+                if slept != Slept::Perhaps {
+                    self.look_after_others();
+                }
             }
         }
     }

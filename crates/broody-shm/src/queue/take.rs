@@ -105,6 +105,9 @@ impl Queue {
             let look = || !self.is_empty() || self.is_closed();
             if slept == Slept::Bound || !control.tx.0.spin(arena, self.first_look(), look) {
                 slept = control.items.0.sleep(look, |word, value| arena.sleep(word, value, deadline));
+                if slept != Slept::Perhaps {
+                    self.look_after_others();
+                }
             }
         }
     }

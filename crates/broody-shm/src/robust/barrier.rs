@@ -19,6 +19,7 @@
 use crate::ArenaError;
 use crate::arena::{Arena, Kind, Words};
 use crate::handle::{Handle, Primitive};
+use crate::owner::Owner;
 use crate::sync::{AtomicU32, AtomicU64, Deadline, Ordering, Parking, Slept};
 
 /// The words, in shared memory. All zero bytes, but for the number of parties, are a barrier that nobody has come to.
@@ -246,6 +247,38 @@ impl Primitive for Barrier {
     const KIND: Kind = Kind::Barrier;
 }
 
+/// How parties sleep: they look now and then whether the others live. The supervisor, who tells of deaths, may have ended with one of them.
+struct Parties {
+    arena: &'static Arena,
+    barrier: u32,
+}
+
+impl Parking for Parties {
+    fn sleep(&self, word: &AtomicU32, value: u32, deadline: Deadline) -> Slept {
+        let slept = self.arena.sleep(word, value, deadline);
+        if slept == Slept::Bound {
+            self.arena.bury_keepers(|object| object == self.barrier);
+        }
+        slept
+    }
+
+    fn wake(&self, word: &AtomicU32, count: u32) {
+        self.arena.wake(word, count);
+    }
+
+    fn may_spin(&self) -> bool {
+        self.arena.may_spin()
+    }
+
+    fn bury(&self, owner: Owner) -> bool {
+        self.arena.bury(owner)
+    }
+
+    fn note_rescue(&self) {
+        self.arena.note_rescue();
+    }
+}
+
 impl Handle<Barrier> {
     /// Makes a barrier for `parties`, 1 to [`MOST`](Barrier::MOST).
     ///
@@ -268,7 +301,7 @@ impl Handle<Barrier> {
     ) -> Result<Result<u32, Broken>, ArenaError> {
         let (words, _, arena) = self.enter()?;
         self.held().take_part();
-        Ok(words.wait(arena, deadline, action))
+        Ok(words.wait(&Parties { arena, barrier: self.held().name().index }, deadline, action))
     }
 
     /// Breaks the barrier, for all who wait and who come.

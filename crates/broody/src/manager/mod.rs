@@ -147,9 +147,7 @@ impl Manager {
             Ok(()) | Err(Error::Closed { .. }) => {}
             Err(error) => return Err(error),
         }
-        while wait(&[&self.alive], Some(reply::ROUND))?.is_empty() {
-            reply::look_after(self.pid);
-        }
+        wait(&[&self.alive], None)?;
         Ok(())
     }
 
@@ -181,7 +179,7 @@ impl Manager {
             Err(wire::Unsent::Failed(error)) => return Err(error),
         }
         // What is left of the line after an error is dropped: an answer may still come, to nobody.
-        let answer = line.receive(&self.alive, self.pid)?.ok_or_else(|| self.lost())?;
+        let answer = line.receive(&self.alive)?.ok_or_else(|| self.lost())?;
         line.put_back();
         wire::result(&answer, self.pid, name)
     }

@@ -4,19 +4,12 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use broody_os::fork;
-use broody_shm::sync::Deadline;
 
 use crate::queue::Received;
-use crate::{Error, Pid, Receiver, Result, Sender, channel_bytes, memory, wait};
+use crate::{Error, Pid, Receiver, Result, Sender, channel_bytes, wait};
 
 /// Who waits longer than that looks after the process as well.
 const SOON: Duration = Duration::from_millis(20);
-
-/// How often it is asked whether the process has ended unseen: the supervisor, who sees that, may have ended, too.
-pub(super) const ROUND: Duration = Duration::from_secs(1);
-
-/// For how long the arena's lock is waited for, to put right what a dead process has left.
-const PATIENCE: Duration = Duration::from_millis(10);
 
 /// One thread's, for one call at a time.
 pub(super) struct Line {
@@ -24,13 +17,6 @@ pub(super) struct Line {
     receiver: Receiver<[u8]>,
     /// A fork needs its own.
     owner: Pid,
-}
-
-/// If the process has ended, closes what it kept open, should nobody have done that.
-pub(super) fn look_after(pid: Pid) {
-    if let Some(arena) = memory::existing_arena() {
-        arena.recover_process(pid, Deadline::after(PATIENCE));
-    }
 }
 
 thread_local! {
@@ -58,8 +44,8 @@ impl Line {
         self.sender.clone()
     }
 
-    /// Waits for the answer. `None`: it will not come, as the process `pid`, which kept `alive` open, has ended before.
-    pub(super) fn receive(&self, alive: &Receiver<()>, pid: Pid) -> Result<Option<Received>> {
+    /// Waits for the answer. `None`: it will not come, as the process that kept `alive` open has ended before.
+    pub(super) fn receive(&self, alive: &Receiver<()>) -> Result<Option<Received>> {
         let mut limit = SOON;
         loop {
             // What was sent before the end is here when the end is seen.
@@ -68,9 +54,7 @@ impl Line {
                 Ok(answer) => return Ok(Some(answer)),
                 Err(Error::TimedOut { .. }) if is_over => return Ok(None),
                 Err(Error::TimedOut { .. }) => {
-                    if wait(&[&self.receiver, alive], Some(ROUND))?.is_empty() {
-                        look_after(pid);
-                    }
+                    wait(&[&self.receiver, alive], None)?;
                     limit = Duration::ZERO;
                 }
                 Err(error) => return Err(error),

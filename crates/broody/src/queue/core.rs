@@ -16,4 +16,8 @@ impl Pollable for queue::Queue {
     fn ask_to_be_told(&self) {
         queue::Queue::ask_to_be_told(self);
     }
+
+    fn look_after_others(&self) {
+        queue::Queue::look_after_others(self);
+    }
 }
