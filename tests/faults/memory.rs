@@ -500,8 +500,10 @@ fn a_lock_of_a_fork_is_free_though_there_is_no_supervisor_when_its_holder_is_kil
 }
 
 #[test]
-fn who_waits_for_a_pipe_or_a_queue_is_told_though_the_supervisor_is_killed_with_the_other_side() {
-    check(HOST, &["memory", "supervisor-killed-with-peers"]);
+fn who_waits_for_another_is_told_though_the_supervisor_is_killed_with_the_other_side() {
+    for wait in ["receive", "receive-again-and-again", "poll", "send", "join", "meet"] {
+        check(HOST, &["memory", wait]);
+    }
 }
 
 #[test]

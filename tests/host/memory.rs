@@ -29,8 +29,7 @@ pub fn run(scenario: &str) {
         "supervisor-killed-with-holder" => supervisor_dies_with_holder(),
         "supervisor-killed-before-holder" => supervisor_dies_before_holder(),
         "supervisor-killed-holder-lives" => holder_outlives_supervisor(),
-        "supervisor-killed-with-peers" => supervisor_dies_with_peers(),
-        other => panic!("no such scenario: {other}"),
+        wait => supervisor_dies_with_peer(wait),
     }
 }
 
@@ -174,43 +173,47 @@ fn supervisor_dies_with_holder() {
     assert!(child.join().is_err());
 }
 
-/// Whoever waits for a process of a pipe or of a queue is told, though nobody is there to see that it has ended.
-fn supervisor_dies_with_peers() {
+/// Whoever waits for a process of a pipe, a queue or a barrier is told, though nobody is there to see that it has ended.
+fn supervisor_dies_with_peer(wait: &str) {
     let ready = Event::new().unwrap();
     let (sender, received) = broody::channel::<u32>().unwrap();
-    let (watched, polled) = broody::channel::<u32>().unwrap();
     let (filled, taker) = broody::channel_bytes().unwrap();
     let tasks = JoinableQueue::<u32>::new().unwrap();
     tasks.put(7).unwrap();
     let barrier = Barrier::new(3).unwrap();
-    let keep = |(ends, tasks, barrier, ready): (_, JoinableQueue<u32>, Barrier, Event)| {
-        let _ends: (broody::Sender<u32>, broody::Sender<u32>, broody::Receiver<[u8]>) = ends;
+    type Ends = (broody::Sender<u32>, broody::Receiver<[u8]>);
+    let keep = |(ends, tasks, barrier, ready): (Ends, JoinableQueue<u32>, Barrier, Event)| {
         tasks.get().unwrap();
         std::thread::spawn(move || barrier.wait(None));
+        let _ends = ends;
         await_death(&ready)
     };
-    let theirs = ((sender, watched, taker), tasks.clone(), barrier.clone(), ready.clone());
+    let theirs = ((sender, taker), tasks.clone(), barrier.clone(), ready.clone());
     let child: Child<()> = broody::spawn(keep, theirs).unwrap();
     assert!(ready.wait(Some(PATIENCE)).unwrap());
-    let meeting = barrier.clone();
-    let waiters = [
-        std::thread::spawn(move || assert!(matches!(received.receive(), Err(Error::Closed { .. })))),
-        std::thread::spawn(move || assert_eq!(broody::wait(&[&polled], None).unwrap(), [0])),
-        std::thread::spawn(move || {
+    eventually("it has come to the barrier", || barrier.waiting() == 1);
+    let killed = std::thread::spawn(|| {
+        // The other thread waits then, as far as can be told.
+        std::thread::sleep(Duration::from_millis(50));
+        fork::kill_child(supervisor().unwrap(), signals::SIGKILL).unwrap();
+    });
+    match wait {
+        "receive" => assert!(matches!(received.receive(), Err(Error::Closed { .. }))),
+        "receive-again-and-again" => {
+            eventually("it is closed", || {
+                matches!(received.receive_timeout(Duration::from_millis(10)), Err(Error::Closed { .. }))
+            });
+        }
+        "poll" => assert_eq!(broody::wait(&[&received], None).unwrap(), [0]),
+        "send" => {
             let refused = (0..).find_map(|_| filled.send(&[0; 1 << 16]).err());
             assert!(matches!(refused, Some(Error::Closed { .. })));
-        }),
-        std::thread::spawn(move || assert!(matches!(barrier.wait(None), Err(Error::BrokenBarrier)))),
-        std::thread::spawn(move || assert!(matches!(tasks.join(None), Err(Error::TasksLost { count: 1 })))),
-    ];
-    eventually("both parties have come", || meeting.waiting() == 2);
-    // The others wait already, as far as can be told.
-    std::thread::sleep(Duration::from_millis(50));
-    fork::kill_child(supervisor().unwrap(), signals::SIGKILL).unwrap();
-    eventually("all are told", || waiters.iter().all(|waiter| waiter.is_finished()));
-    for waiter in waiters {
-        waiter.join().unwrap();
+        }
+        "join" => assert!(matches!(tasks.join(None), Err(Error::TasksLost { count: 1 }))),
+        "meet" => assert!(matches!(barrier.wait(None), Err(Error::BrokenBarrier))),
+        other => panic!("no such wait: {other}"),
     }
+    killed.join().unwrap();
     assert!(child.join().is_err());
 }
 
