@@ -3,9 +3,12 @@ from collections.abc import Callable, Iterable, Sequence
 from logging import Logger
 from typing import Any, Literal, overload
 
+from typing_extensions import Unpack
+
 from . import process, queues, synchronize
 from .connection import Connection
 from .pool import Pool as _Pool
+from .pool import _Settings
 
 _Method = Literal["fork", "spawn", "forkserver"]
 
@@ -50,21 +53,8 @@ class BaseContext:
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
         *,
-        timeout: float | None = None,
-        soft_timeout: float | None = None,
-        retries: int | None = None,
-        retry_errors: bool | None = None,
-        backoff: float | None = None,
-        memory_limit: int | None = None,
-        maxmemoryperchild: int | None = None,
-        policy: Literal["fcfs", "sjf", "round_robin", "mlfq"] | None = None,
         max_queue: int | None = None,
-        idle_timeout: float | None = None,
-        start_timeout: float | None = None,
-        name: str | None = None,
-        nice: int | None = None,
-        pin_cpus: bool | None = None,
-        forward_logs: bool = False,
+        **settings: Unpack[_Settings],
     ) -> _Pool: ...
     def RawValue(self, typecode_or_type: str | type[ctypes._CData], *args: Any) -> Any: ...
     def RawArray(

@@ -3,12 +3,12 @@ from concurrent.futures import Executor
 from concurrent.futures import Future as _Future
 from concurrent.futures.process import BrokenProcessPool as BrokenProcessPool
 from os import PathLike
-from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from typing_extensions import Unpack
 
 from . import exceptions
-from .pool import Trace, _Terms
+from .pool import Trace, _Settings, _Terms
 
 _P = ParamSpec("_P")
 _A = TypeVar("_A")
@@ -73,21 +73,8 @@ class ProcessPoolExecutor(_Face):
         initargs: tuple[Any, ...] = (),
         *,
         max_tasks_per_child: int | None = None,
-        timeout: float | None = None,
-        soft_timeout: float | None = None,
-        retries: int | None = None,
-        retry_errors: bool | None = None,
-        backoff: float | None = None,
-        memory_limit: int | None = None,
-        maxmemoryperchild: int | None = None,
-        policy: Literal["fcfs", "sjf", "round_robin", "mlfq"] | None = None,
-        idle_timeout: float | None = None,
-        start_timeout: float | None = None,
-        name: str | None = None,
-        nice: int | None = None,
-        pin_cpus: bool | None = None,
         cancel_running: bool = False,
-        forward_logs: bool = False,
+        **settings: Unpack[_Settings],
     ) -> None: ...
     def terminate_workers(self) -> None: ...
     def kill_workers(self) -> None: ...

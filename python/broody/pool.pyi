@@ -27,6 +27,16 @@ class _Terms(TypedDict, total=False):
     cost: float | None
     priority: int | None
 
+class _Settings(_Terms, total=False):
+    maxmemoryperchild: int | None
+    policy: Literal["fcfs", "sjf", "round_robin", "mlfq"] | None
+    idle_timeout: float | None
+    start_timeout: float | None
+    name: str | None
+    nice: int | None
+    pin_cpus: bool | None
+    forward_logs: bool
+
 class RemoteTraceback(Exception):
     tb: str
     def __init__(self, tb: str) -> None: ...
@@ -66,21 +76,8 @@ class Pool:
         maxtasksperchild: int | None = None,
         context: BaseContext | None = None,
         *,
-        timeout: float | None = None,
-        soft_timeout: float | None = None,
-        retries: int | None = None,
-        retry_errors: bool | None = None,
-        backoff: float | None = None,
-        memory_limit: int | None = None,
-        maxmemoryperchild: int | None = None,
-        policy: Literal["fcfs", "sjf", "round_robin", "mlfq"] | None = None,
         max_queue: int | None = None,
-        idle_timeout: float | None = None,
-        start_timeout: float | None = None,
-        name: str | None = None,
-        nice: int | None = None,
-        pin_cpus: bool | None = None,
-        forward_logs: bool = False,
+        **settings: Unpack[_Settings],
     ) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> None: ...

@@ -5,6 +5,7 @@ from typing import assert_type
 
 import broody
 from broody import connection, futures
+from broody.exceptions import TaskTimeoutError, WorkerLostError
 from broody.pool import AsyncResult, Pool
 from broody.queues import Queue
 from broody.sharedctypes import Value
@@ -31,6 +32,12 @@ def main() -> None:
         assert_type(future.result(), float)
         assert_type(executor.options(timeout=1).submit(square, x=2).terminate(), bool)
         assert_type(list(executor.map(square, [1, 2], buffersize=5)), list[float])
+    try:
+        executor.submit(square, 1).result()
+    except WorkerLostError as lost:
+        assert_type((lost.pid, lost.task, lost.exitcode), tuple[int, int, int | None])
+    except TaskTimeoutError as late:
+        assert_type(late.limit, float)
     child = broody.Process(target=square, args=(1,), daemon=True)
     child.start()
     assert_type(child.exitcode, int | None)
