@@ -2,11 +2,14 @@
 
 import os
 import threading
+import warnings
 
 import broody
 
 
 def main():
+    # From 3.12 on: a pool has threads.
+    warnings.simplefilter("ignore", DeprecationWarning)
     pools = [broody.Pool(1) for _ in range(4)]
     child = os.fork()
     if child:
