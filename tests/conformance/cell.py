@@ -5,11 +5,13 @@ import dataclasses
 import datetime
 import fnmatch
 import functools
+import importlib.util
 import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -50,6 +52,17 @@ class Interpreter:
         return cls(os.path.abspath(path), *words)
 
 
+def broody():
+    """The folder of the package under test: that of this repository, or the one that is installed beside this interpreter, if CONFORMANCE_INSTALLED is set."""
+    if not os.environ.get("CONFORMANCE_INSTALLED"):
+        return ROOT / "python/broody"
+    # Not imported: what is wrong with it is for the tests to say.
+    spec = importlib.util.find_spec("broody")
+    if spec is None:
+        raise ValueError(f"broody is not installed for {sys.executable}")
+    return Path(spec.origin).parent
+
+
 @dataclasses.dataclass(frozen=True)
 class Cell:
     name: str
@@ -71,14 +84,10 @@ class Cell:
 
     def environment(self, folder):
         """That of the tests: its path begins with the package that stands for the standard module."""
-        package = ROOT / "python"
-        if os.environ.get("CONFORMANCE_INSTALLED"):
-            import broody
-
-            # Alone, for interpreters that it was not installed for: nothing else of this one's packages.
-            package = folder / "installed"
-            package.mkdir()
-            (package / "broody").symlink_to(Path(broody.__file__).parent)
+        # Alone, for interpreters that it was not installed for: nothing else of this one's packages.
+        package = folder / "package"
+        package.mkdir()
+        (package / "broody").symlink_to(broody())
         inside = HERE / "inside"
         return {
             **os.environ,

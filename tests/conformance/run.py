@@ -99,6 +99,7 @@ def choose(parser):
         if not Path(folder, "test").is_dir():
             raise ValueError(f"{folder}, for the tests of {version}, has no folder `test` in it")
         tests[version] = Path(folder).resolve()
+    cell.broody()
     interpreters = {}
     for name in options.python or [sys.executable]:
         interpreter = cell.Interpreter.at(name)
