@@ -41,7 +41,9 @@ test-python: $(VENV)/installed
 
 # CPython's own test suites, unchanged, over broody: see tests/conformance. Ends well only if all is as KNOWN.toml says; runs all of it anyway.
 # PYTHONS: further interpreters, as PYTHONS="python3.12 python3.13". JOBS: so many suites at the same time.
-# TESTS: where the tests are that an interpreter comes without, and what the document says of it, as TESTS='--tests 3.11=FOLDER --note "3.11=They are ..."'.
+# TESTS: where the tests are that an interpreter comes without, and what the document says of them. Debian's, for 3.11:
+#   apt-get download libpython3.11-testsuite && dpkg -x libpython3.11-testsuite*.deb FOLDER
+#   make conformance TESTS='--tests 3.11=FOLDER/usr/lib/python3.11 --note "3.11=..."'
 METHODS ?= fork spawn forkserver
 PYTHONS ?=
 JOBS ?= 2
@@ -52,7 +54,7 @@ conformance: $(VENV)/installed
 	$(CONFORMANCE) -j $(JOBS) --types processes,none,manager,threads --results target/conformance $(METHODS); status=$$?; \
 		$(VENV)/bin/python tests/conformance/matrix.py target/conformance > target/conformance.md && cat target/conformance.md && exit $$status
 
-# Of the longest suites what differs most, in a few minutes.
+# What `make test` runs of it: the two suites that ask most of broody, without the tests that go through managers and threads.
 conformance-short: $(VENV)/installed
 	$(CONFORMANCE) --suite multiprocessing --suite executor fork forkserver
 
