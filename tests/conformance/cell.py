@@ -105,7 +105,8 @@ class CannotLoad(Exception):
 
 async def run(cell):
     """Runs a cell: what became of it, as `matrix` takes it."""
-    begun = time.monotonic()
+    # Before, as files may change while it runs.
+    begun, head = time.monotonic(), commit()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         (folder / "watch").touch()
@@ -135,7 +136,7 @@ async def run(cell):
         "counts": counts,
         "known": known,
         "wrong": wrong,
-        "commit": commit(),
+        "commit": head,
         "date": datetime.date.today().isoformat(),
         "seconds": round(time.monotonic() - begun),
     }
