@@ -1,20 +1,15 @@
-"""Writes what runs of the conformance suites have given as a document.
+"""Prints what runs of the conformance suites have given as a document.
 
     python tests/conformance/run.py --results FOLDER ...
-    python tests/conformance/matrix.py FOLDER > docs/conformance.md
+    python tests/conformance/matrix.py FOLDER
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
 
 import suites
-
-TITLES = {
-    "multiprocessing": "`multiprocessing`: test._test_multiprocessing",
-    "main_handling": "The program's main module: test.test_multiprocessing_main_handling",
-    "concurrent_futures": "`ProcessPoolExecutor` on broody: test.test_concurrent_futures",
-}
 
 HEAD = """\
 # Conformance
@@ -22,7 +17,7 @@ HEAD = """\
 CPython's own tests, unchanged, from each interpreter's `test` package, over broody in the place of `multiprocessing`. Interpreters that tests start with `-E` or `-I`,
 which would pass over broody, start without that option. No process opened a file of the standard module (those that a test starts with `-S` are not watched).
 
-Written by `tests/conformance/matrix.py` from what `tests/conformance/run.py` has found: `make matrix` does both. One row again:
+As `make conformance` printed it (`tests/conformance/matrix.py`, from what `tests/conformance/run.py` has found). One row again:
 `python tests/conformance/run.py --suite SUITE --python PYTHON --types processes,none,manager,threads METHOD`.
 
 *Skipped* is what the tests skip by themselves, as it is for another start method, type or system. *Known* does not pass, and is listed below with its reason; at
@@ -35,15 +30,13 @@ def load(folder):
     cells = [json.loads(path.read_text()) for path in Path(folder).glob("*.json")]
     order = {name: number for number, name in enumerate((*suites.SUITES, *suites.METHODS))}
     numbers = lambda cell: [int(part) for part in cell["python"].split(".")]  # noqa: E731
-    cells = [cell for cell in cells if cell["pattern"] == "*" and not cell["executor"]]
+    cells = [cell for cell in cells if cell["pattern"] == "*"]
     return sorted(cells, key=lambda cell: (order[cell["suite"]], numbers(cell), order[cell["method"]]))
 
 
 def row(cell):
     counts = cell["counts"]
-    known = len(cell["known"])
-    failed = counts["failed"] + counts["hung"] - known
-    numbers = [sum(counts.values()), counts["passed"], counts["skipped"], known, failed]
+    numbers = [sum(counts.values()), counts["passed"], counts["skipped"], counts["known"], counts["failed"] + counts["hung"]]
     return [cell["python"], cell["method"], *numbers, cell["commit"], cell["date"]]
 
 
@@ -53,27 +46,30 @@ def table(heads, rows):
 
 
 def reasons(cells):
-    """Each test that is known, why, and where it did not pass."""
+    """Each test that is known, under its name in KNOWN.toml, why, and where it did not pass."""
     found = {}
     for cell in cells:
-        for test, reason in cell["known"].items():
-            found.setdefault((test, reason), {}).setdefault(cell["python"], []).append(cell["method"])
+        for entry in {tuple(entry) for entry in cell["known"].values()}:
+            found.setdefault(entry, {}).setdefault(cell["python"], []).append(cell["method"])
     for (test, reason), where in sorted(found.items()):
         places = "; ".join(f"{python} {', '.join(methods)}" for python, methods in where.items())
         yield [f"`{test}`", reason, places]
 
 
 def main():
-    cells = load(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", metavar="FOLDER")
+    folder = parser.parse_args().folder
+    cells = load(folder)
     if not cells:
-        sys.exit(f"{sys.argv[1]} has no results of whole runs: run.py --results writes them")
+        sys.exit(f"{folder} has no results of whole runs: run.py --results writes them")
     print(HEAD)
-    for suite, title in TITLES.items():
-        mine = [cell for cell in cells if cell["suite"] == suite]
+    for name, suite in suites.SUITES.items():
+        mine = [cell for cell in cells if cell["suite"] == name]
         if not mine:
             continue
-        print(f"## {title}\n")
-        if suite == "multiprocessing" and {kind for cell in mine for kind in cell["types"]} != set(suites.TYPES):
+        print(f"## {suite.title}\n")
+        if name == "multiprocessing" and {kind for cell in mine for kind in cell["types"]} != set(suites.TYPES):
             print(f"Types: {', '.join(sorted({kind for cell in mine for kind in cell['types']}))}.\n")
         if there := [row(cell) for cell in mine if not cell["missing"]]:
             print(table(["Python", "method", "run", "passed", "skipped", "known", "failed", "commit", "date"], there))

@@ -1,6 +1,6 @@
 """Runs CPython's own test suites of multiprocessing, and of what stands on it, over broody, and says what passes.
 
-    python tests/conformance/run.py [--suite SUITE] [--types processes,none] [-k PATTERN] [--python PYTHON ...] [METHOD ...]
+    python tests/conformance/run.py [--suite SUITE ...] [--types processes,none] [-k PATTERN] [--python PYTHON ...] [-j NUMBER] [METHOD ...]
 
 The tests are those of the interpreter's `test` package, unchanged. They and all their children find broody where they ask for `multiprocessing`; the run
 proves that none of these processes has opened a file of the standard module. What does not pass is listed in KNOWN.toml, with its reason, or is a failure of
@@ -8,202 +8,128 @@ the run. A test that hangs is ended, and the others go on.
 """
 
 import argparse
-import datetime
-import fnmatch
+import asyncio
 import json
-import os
 import signal
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
+import cell
 import suites
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-# Far more than the slowest test needs on a loaded machine, in seconds.
-PATIENCE = int(os.environ.get("PATIENCE", "120"))
-# So many tests may be known not to pass, for each interpreter and start method.
-MOST_KNOWN = 8
 
-
-def environment(options, folder):
-    """That of the tests: its path begins with the package that stands for the standard module."""
-    package = ROOT / "python"
-    if os.environ.get("CONFORMANCE_INSTALLED"):
-        import broody
-
-        # Alone, for interpreters that it was not installed for: nothing else of this one's packages.
-        package = folder / "installed"
-        package.mkdir()
-        (package / "broody").symlink_to(Path(broody.__file__).parent)
-    folders = [HERE / "watch", package / "broody/_shadow/path", HERE, package]
-    if options.tests:
-        folders.append(Path(options.tests).resolve())
-    path = os.pathsep.join(map(str, folders))
-    watch = {"CONFORMANCE_WATCH": str(folder / "watch"), "CONFORMANCE_EXECUTOR": options.executor or ""}
-    return {**os.environ, "PYTHONPATH": path, **watch, "PYTHONDONTWRITEBYTECODE": "1"}
-
-
-def version(python):
-    """Its first two numbers, and all of them."""
-    asked = "import platform, sys; print('%d.%d' % sys.version_info[:2], platform.python_version())"
-    return subprocess.run([python, "-c", asked], capture_output=True, text=True, check=True).stdout.split()
-
-
-def run(python, suite, method, select, env, folder):
-    """What became of each test: {name: (outcome, why)}; None if the interpreter comes without the suite."""
-    results, names = folder / "results", folder / "names"
-    command = [python, "-W", "ignore", str(HERE / "worker.py"), suite.module(method), str(names)]
-    names.write_text("")
-    if subprocess.run([python, "-c", f"import {suite.package}"], env=env, capture_output=True).returncode:
-        return None
-    listed = subprocess.run([*command, "-"], env=env, capture_output=True, text=True)
-    if listed.returncode:
-        sys.exit(f"the suite cannot be loaded:\n{listed.stderr}")
-    left = [name for name in listed.stdout.split() if select(name)]
-    outcomes = {}
-    while left:
-        names.write_text("\n".join(left))
-        results.write_text("")
-        hung = follow([*command, str(results)], env, results)
-        for line in results.read_text().splitlines():
-            entry = json.loads(line)
-            if entry["event"] == "start":
-                outcomes.setdefault(entry["test"], ("failed", "its process ended in the middle of it"))
-            elif outcomes.get(entry["test"], ("",))[0] != "failed" or "in the middle" in outcomes[entry["test"]][1]:
-                outcomes[entry["test"]] = (entry["outcome"], entry.get("why", ""))
-        if hung:
-            outcomes[hung] = ("hung", f"no end within {PATIENCE} s")
-        before, left = left, [name for name in left if name not in outcomes]
-        if before == left:
-            for name in left:
-                outcomes[name] = ("failed", "never begun")
-            break
-    return outcomes
-
-
-def follow(command, env, results):
-    """Runs until the end, or until a test hangs; gives its name then."""
-    child = subprocess.Popen(
-        command, env=env, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        stderr=None if os.environ.get("CONFORMANCE_VERBOSE") else subprocess.DEVNULL,
-    )  # fmt: skip
-    seen = -1
-    try:
-        while True:
-            try:
-                child.wait(PATIENCE)
-                return None
-            except subprocess.TimeoutExpired:
-                size = results.stat().st_size
-                if size != seen:
-                    seen = size
-                    continue
-                lines = [json.loads(line) for line in results.read_text().splitlines()]
-                return lines[-1]["test"] if lines else None
-    finally:
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-
-
-def commit():
-    """What was run: the commit, with a plus if files differ from it."""
-    git = ["git", "-C", str(ROOT)]
-    head = subprocess.run([*git, "rev-parse", "--short=7", "HEAD"], capture_output=True, text=True)
-    changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
-    return head.stdout.strip() + "+" * bool(changed.stdout.strip()) if head.returncode == 0 else "unknown"
-
-
-def judge(outcomes, listed, strays):
-    """The counts of a run, what of it is known, and what is wrong: texts."""
-    counts = {outcome: 0 for outcome in ("passed", "failed", "hung", "skipped")}
-    known, wrong = {}, []
-    for test, (outcome, why) in sorted(outcomes.items()):
-        counts[outcome] += 1
-        name = suites.name_of(test)
-        if outcome in ("failed", "hung"):
-            if name in listed:
-                known[name] = listed[name][0]
-            else:
-                wrong.append((f"{outcome}: {name}", why))
-        elif outcome == "passed" and name in listed and not listed[name][1]:
-            wrong.append((f"passed, and is listed as known: {name}", ""))
-    if len(known) > MOST_KNOWN:
-        wrong.append((f"{len(known)} tests are known not to pass; {MOST_KNOWN} may be", ""))
-    wrong += [(f"loaded a file of the standard module: {stray}", "") for stray in strays[:10]]
-    return counts, known, wrong
-
-
-def one(options, python, method):
-    """One start method on one interpreter. Gives whether all is well."""
-    suite = suites.SUITES[options.suite]
-    types = options.types.split(",")
-    pattern = options.pattern if "*" in options.pattern else f"*{options.pattern}*"
-    minor, full = version(python)
-    begun = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        watch = folder / "watch"
-        watch.touch()
-        select = lambda name: suite.is_for(name, method, types) and fnmatch.fnmatch(name, pattern)  # noqa: E731
-        outcomes = run(python, suite, method, select, environment(options, folder), folder)
-        strays = sorted(set(watch.read_text().splitlines()))
-    print(f"\n{options.suite}, {method}, Python {full}")
-    missing = outcomes is None
-    counts, known, wrong = judge(outcomes or {}, suites.known(options.suite, method, minor), strays)
-    for name, reason in known.items():
-        print(f"  known: {name}: {reason}")
-    for what, why in wrong:
-        print(f"  {what}")
-        if options.verbose and why:
-            print("    " + why.strip().replace("\n", "\n    "))
-    if missing:
-        print("  not run: the interpreter comes without these tests", flush=True)
+def show(result, verbose):
+    """What became of a cell, in one piece."""
+    lines = [f"\n{result['suite']}, {result['method']}, Python {result['python']}, {result['seconds']} s"]
+    for name, (_, reason) in result["known"].items():
+        lines.append(f"  known: {name}: {reason}")
+    for what, why in result["wrong"]:
+        lines.append(f"  {what}")
+        if verbose and why:
+            lines.append("    " + why.strip().replace("\n", "\n    "))
+    if result["missing"]:
+        lines.append("  not run: the interpreter comes without these tests")
     else:
-        told = ", ".join(f"{outcome} {count}" for outcome, count in counts.items())
-        print(f"  run {len(outcomes)}: {told}", flush=True)
-    if options.results:
-        cell = {
-            "suite": options.suite,
-            "executor": options.executor,
-            "method": method,
-            "python": full,
-            "types": types,
-            "pattern": options.pattern,
-            "missing": missing,
-            "note": options.note,
-            "counts": counts,
-            "known": known,
-            "wrong": [what for what, _ in wrong],
-            "commit": commit(),
-            "date": datetime.date.today().isoformat(),
-            "seconds": round(time.monotonic() - begun),
-        }
-        store = Path(options.results)
-        store.mkdir(parents=True, exist_ok=True)
-        (store / f"{options.suite}-{full}-{method}.json").write_text(json.dumps(cell, indent=1) + "\n")
-    return not wrong
+        told = ", ".join(f"{outcome} {count}" for outcome, count in result["counts"].items())
+        lines.append(f"  run {sum(result['counts'].values())}: {told}")
+    print("\n".join(lines), flush=True)
+
+
+def save(result, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{result['suite']}-{result['python']}-{result['method']}.json"
+    what = {**result, "wrong": [what for what, _ in result["wrong"]]}
+    (folder / name).write_text(json.dumps(what, indent=1) + "\n")
+
+
+async def run(cells, options):
+    """Runs all cells, so many at a time. Gives what became of each."""
+    # The tests are in process groups of their own, and nobody else would end them.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)
+    free = asyncio.Semaphore(options.jobs)
+
+    async def one(wanted):
+        async with free:
+            result = await cell.run(wanted)
+            show(result, options.verbose)
+            if options.results:
+                save(result, options.results)
+            return result
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(wanted)) for wanted in cells]
+    return [task.result() for task in tasks]
+
+
+def by_version(values, option):
+    """{version: value} of what is given as VERSION=VALUE."""
+    for value in values:
+        if "=" not in value:
+            raise ValueError(f"{option} takes a version and what is for it, as 3.11=...: {value}")
+    return dict(value.split("=", 1) for value in values)
+
+
+def choose(parser):
+    """The options, and the cells that they ask for."""
+    parser.add_argument("methods", nargs="*", metavar="METHOD", help=f"of {', '.join(suites.METHODS)} (default: all)")
+    parser.add_argument("--suite", action="append", choices=suites.SUITES, help="several times for several (default: all)")
+    parser.add_argument("--python", action="append", help="an interpreter; several times for several (default: this one)")
+    parser.add_argument("--types", default="processes,none", help=f"of the suite multiprocessing: {','.join(suites.TYPES)}")
+    parser.add_argument("-k", dest="pattern", default="*", help="only tests whose name has this in it, or is like this with * in it")
+    parser.add_argument(
+        "--tests", action="append", default=[], metavar="VERSION=FOLDER",
+        help="where the package `test` has tests that interpreters of that version come without, as 3.11=FOLDER: FOLDER/test/test_concurrent_futures.py",
+    )  # fmt: skip
+    parser.add_argument("--note", action="append", default=[], metavar="VERSION=TEXT", help="what the document says of these tests")
+    parser.add_argument("-j", dest="jobs", type=int, default=1, metavar="NUMBER", help="so many suites at the same time")
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help="where matrix.py finds what became of each run")
+    parser.add_argument("--verbose", action="store_true", help="show the tracebacks of what does not pass")
+    options = parser.parse_args()
+    for method in options.methods:
+        if method not in suites.METHODS:
+            raise ValueError(f"there is no start method {method}: {', '.join(suites.METHODS)}")
+    types = options.types.split(",")
+    for kind in types:
+        if kind not in suites.TYPES:
+            raise ValueError(f"there is no type {kind}: {', '.join(suites.TYPES)}")
+    if options.jobs < 1:
+        raise ValueError(f"-j takes a number of at least 1: {options.jobs}")
+    tests, notes = by_version(options.tests, "--tests"), by_version(options.note, "--note")
+    for version, folder in tests.items():
+        if not Path(folder, "test").is_dir():
+            raise ValueError(f"{folder}, for the tests of {version}, has no folder `test` in it")
+        tests[version] = Path(folder).resolve()
+    cell.broody()
+    interpreters = {}
+    for name in options.python or [sys.executable]:
+        interpreter = cell.Interpreter.at(name)
+        if interpreter.full in interpreters:
+            raise ValueError(f"{name} and {interpreters[interpreter.full].path} are both Python {interpreter.full}: one of them will do")
+        interpreters[interpreter.full] = interpreter
+    pattern = options.pattern if "*" in options.pattern else f"*{options.pattern}*"
+    return options, [
+        cell.Cell(suite, python, method, types, pattern, tests.get(python.minor), notes.get(python.minor, ""))
+        for suite in dict.fromkeys(options.suite or suites.SUITES)
+        for python in interpreters.values()
+        for method in dict.fromkeys(options.methods or suites.METHODS)
+    ]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("methods", nargs="*", default=suites.METHODS)
-    parser.add_argument("--suite", choices=suites.SUITES, default="multiprocessing")
-    parser.add_argument("--python", action="append", help="an interpreter; several times for several (default: this one)")
-    parser.add_argument("--types", default="processes,none", help=f"of {','.join(suites.TYPES)}")
-    parser.add_argument("-k", dest="pattern", default="*")
-    parser.add_argument("--tests", help="a folder with a `test` package, for interpreters that come without theirs")
-    parser.add_argument("--note", help="what the document says of these runs beside their figures")
-    parser.add_argument("--executor", help="a module whose ProcessPoolExecutor takes the place of the standard one")
-    parser.add_argument("--results", help="a folder where matrix.py finds what became of each run")
-    parser.add_argument("--verbose", action="store_true", help="show the tracebacks of what does not pass")
-    options = parser.parse_args()
-    well = [one(options, python, method) for python in options.python or [sys.executable] for method in options.methods]
-    sys.exit(not all(well))
+    try:
+        options, cells = choose(parser)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        results = asyncio.run(run(cells, options))
+    except asyncio.CancelledError:
+        sys.exit(128 + signal.SIGTERM)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    if not any(sum(result["counts"].values()) or result["missing"] or result["wrong"] for result in results):
+        sys.exit(f"no test's name is like {options.pattern}")
+    sys.exit(any(result["wrong"] for result in results))
 
 
 if __name__ == "__main__":
