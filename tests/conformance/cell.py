@@ -22,6 +22,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 # Far more than the slowest test needs on a loaded machine, in seconds.
 PATIENCE = int(os.environ.get("PATIENCE", "120"))
+# The same for a test that is known not to pass: some of them wait for what does not come.
+LITTLE_PATIENCE = 20
 # So many tests may be known not to pass, for each interpreter and start method.
 MOST_KNOWN = 8
 
@@ -107,6 +109,7 @@ async def run(cell):
     """Runs a cell: what became of it, as `matrix` takes it."""
     # Before, as files may change while it runs.
     begun, head = time.monotonic(), commit()
+    listed = suites.known(cell.name, cell.method, cell.interpreter.minor)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         (folder / "watch").touch()
@@ -117,11 +120,11 @@ async def run(cell):
             missing = not origin
             if origin:
                 borrowed = cell.tests in Path(origin).parents
-                outcomes = await run_tests(cell, env, folder)
+                outcomes = await run_tests(cell, env, folder, listed)
         except CannotLoad as error:
             wrong.append((f"the suite cannot be loaded: {str(error).splitlines()[-1]}", str(error)))
         strays = sorted(set((folder / "watch").read_text().splitlines()))
-    counts, known, failed = judge(outcomes, suites.known(cell.name, cell.method, cell.interpreter.minor), strays)
+    counts, known, failed = judge(outcomes, listed, strays)
     wrong += failed
     if not (missing or outcomes or wrong) and cell.pattern == "*":
         wrong.append(("no test of the suite is for this start method", ""))
@@ -148,7 +151,7 @@ async def find(cell, env):
     return (await output([cell.interpreter.path, "-c", asked], env)).strip()
 
 
-async def run_tests(cell, env, folder):
+async def run_tests(cell, env, folder, listed):
     """What became of each test: {name: (outcome, why)}."""
     results, names = folder / "results", folder / "names"
     worker = str(HERE / "inside/worker.py")
@@ -159,7 +162,7 @@ async def run_tests(cell, env, folder):
     while left:
         names.write_text("\n".join(left))
         results.write_text("")
-        hung = await follow([*command, str(results)], env, results)
+        hung = await follow([*command, str(results)], env, results, listed)
         for line in results.read_text().splitlines():
             entry = json.loads(line)
             if entry["event"] == "start":
@@ -167,7 +170,7 @@ async def run_tests(cell, env, folder):
             elif outcomes.get(entry["test"], ("",))[0] != "failed" or "in the middle" in outcomes[entry["test"]][1]:
                 outcomes[entry["test"]] = (entry["outcome"], entry.get("why", ""))
         if hung:
-            outcomes[hung] = ("hung", f"no end within {PATIENCE} s")
+            outcomes[hung] = ("hung", "it does not end")
         before, left = left, [name for name in left if name not in outcomes]
         if before == left:
             for name in left:
@@ -186,26 +189,28 @@ async def output(command, env):
     return printed.decode()
 
 
-async def follow(command, env, results):
+async def follow(command, env, results, listed):
     """Runs until the end, or until a test hangs; gives its name then."""
     nowhere = asyncio.subprocess.DEVNULL
     child = await asyncio.create_subprocess_exec(
         *command, env=env, start_new_session=True, stdin=nowhere, stdout=nowhere,
         stderr=None if os.environ.get("CONFORMANCE_VERBOSE") else nowhere,
     )  # fmt: skip
-    seen = -1
+    seen, since = -1, time.monotonic()
     try:
         while True:
             try:
-                await asyncio.wait_for(child.wait(), PATIENCE)
+                await asyncio.wait_for(child.wait(), 1)
                 return None
             except TimeoutError:
                 size = results.stat().st_size
                 if size != seen:
-                    seen = size
+                    seen, since = size, time.monotonic()
                     continue
-                lines = [json.loads(line) for line in results.read_text().splitlines()]
-                return lines[-1]["test"] if lines else None
+                *_, last = [None, *(json.loads(line)["test"] for line in results.read_text().splitlines())]
+                patience = LITTLE_PATIENCE if last and suites.entry_of(last, listed) else PATIENCE
+                if time.monotonic() - since > patience:
+                    return last
     finally:
         if child.returncode is None:
             os.killpg(child.pid, signal.SIGKILL)
