@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 
-from . import process
+from . import _broody, process
 
 __all__ = ()
 
@@ -359,8 +359,8 @@ def set_spawning_popen(popen):
 
 
 def assert_spawning(obj):
-    """Refuses to pickle `obj` except at the start of a process."""
-    if get_spawning_popen() is None:
+    """Refuses to pickle `obj` except where it goes to another process of this program: at its start, as a part of a pool's task or result, through a queue."""
+    if get_spawning_popen() is None and not _broody.takes_handles():
         raise RuntimeError(
             f"{type(obj).__name__} objects should only be shared between processes through inheritance"
         )

@@ -4,8 +4,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use broody::embed::Encoded;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+
+use crate::pickling;
 
 /// The main module of this program is no file.
 static MAIN_IS_NO_FILE: AtomicBool = AtomicBool::new(false);
@@ -29,4 +32,14 @@ pub(crate) fn pickle(object: &Bound<'_, PyAny>, error: Option<&PyErr>) -> PyResu
     let error = error.map(|error| error.value(py));
     let pickled = py.import("broody._by_value")?.call_method1("dumps", (object, error))?;
     Ok(pickled.cast::<PyBytes>().ok().map(|pickled| pickled.as_bytes().to_vec()))
+}
+
+/// The message of a pickle by value, behind other bytes; `None` as for [`pickle`].
+pub(crate) fn message(
+    object: &Bound<'_, PyAny>,
+    error: Option<&PyErr>,
+    prefix: &[u8],
+) -> PyResult<Option<Encoded>> {
+    let (pickled, shared) = Encoded::collect(|| pickle(object, error));
+    Ok(pickled?.map(|pickled| pickling::of_pickle(prefix, &pickled, shared)))
 }

@@ -40,7 +40,7 @@ mod _broody {
     #[pymodule_export]
     use super::messages::{Queue, SimpleQueue};
     #[pymodule_export]
-    use super::pickling::forget_picklers;
+    use super::pickling::{forget_picklers, takes_handles};
     #[pymodule_export]
     use super::pool::{Pending, Pool, Stream, Trace, should_stop};
     #[pymodule_export]

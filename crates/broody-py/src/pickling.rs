@@ -28,12 +28,15 @@ const BOOL: u8 = 6;
 /// Followed by a handle on a buffer.
 const LONG_BYTES: u8 = 7;
 const LONG_BYTEARRAY: u8 = 8;
-/// Followed by a number of handles on buffers, each after its length, and the pickle.
+/// Followed by a number of handles on buffers, each after its length, and the pickle, in which there may be handles, too.
 const PICKLE_AND_BUFFERS: u8 = 9;
 
 /// A list of numbers of one kind, eight bytes each.
 const INTS: u8 = 10;
 const FLOATS: u8 = 11;
+
+/// A pickle in which there are handles.
+const PICKLE_OF_SHARED: u8 = 12;
 
 /// From so many items on a list is looked at for whether it is one of numbers.
 const MANY: usize = 16;
@@ -140,9 +143,11 @@ fn listed<'py, T: IntoPyObject<'py>>(
     Ok(PyList::new(py, numbers.iter().map(|bytes| number(*bytes)))?.into_any())
 }
 
-/// The message that a pickle is, behind other bytes.
-pub(crate) fn of_pickle(prefix: &[u8], pickle: &[u8]) -> Encoded {
-    Encoded::plain([prefix, &[PICKLE], pickle].concat())
+/// The message that a pickle is, behind other bytes. `shared`: the objects in it.
+pub(crate) fn of_pickle(prefix: &[u8], pickle: &[u8], mut shared: Encoded) -> Encoded {
+    let kind = if shared.has_objects() { PICKLE_OF_SHARED } else { PICKLE };
+    shared.bytes = [prefix, &[kind], pickle].concat();
+    shared
 }
 
 /// `object` as a message, behind other bytes.
@@ -293,6 +298,12 @@ pub(crate) fn forget_picklers() {
     REGISTRATIONS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
 }
 
+/// Whether what is being pickled in this thread goes where objects in shared memory can go with it.
+#[pyfunction]
+pub(crate) fn takes_handles() -> bool {
+    embed::takes_handles()
+}
+
 impl Pickler {
     /// One that nobody uses.
     fn take(py: Python<'_>) -> PyResult<Self> {
@@ -343,9 +354,10 @@ fn pickled<R>(
 ) -> Result<PyResult<R>, PyErr> {
     let py = object.py();
     if let Some(theirs) = programs_own(py)? {
-        let pickle = theirs.call_method1("dumps", (object,))?;
-        let pickle = PyBuffer::<u8>::get(&pickle)?.to_vec(py)?;
-        return Ok(put(Message::Plain(&[&[PICKLE], &pickle[..]].concat())));
+        let (pickle, shared) = Encoded::collect(|| theirs.call_method1("dumps", (object,)));
+        let pickle = PyBuffer::<u8>::get(&pickle?)?.to_vec(py)?;
+        let message = of_pickle(&[], &pickle, shared);
+        return Ok(put(Message::Encoded(&message)));
     }
     let pickler = Pickler::take(py)?;
     {
@@ -355,13 +367,18 @@ fn pickled<R>(
         written.in_band = false;
     }
     // One that fails is not used again.
-    pickler.dump.bind(py).call1((object,))?;
+    let (dumped, mut shared) = Encoded::collect(|| pickler.dump.bind(py).call1((object,)));
+    dumped?;
     // Taken out: whoever puts may let others have the GIL.
-    let Written { bytes, buffers, .. } = std::mem::take(&mut *pickler.sink.get().written());
-    let result = if buffers.is_empty() {
-        Ok(put(Message::Plain(&bytes)))
+    let Written { mut bytes, buffers, .. } = std::mem::take(&mut *pickler.sink.get().written());
+    let result = if !buffers.is_empty() {
+        with_buffers(py, &bytes, &buffers, &shared).map(|message| put(Message::Encoded(&message)))
+    } else if shared.has_objects() {
+        bytes[0] = PICKLE_OF_SHARED;
+        shared.bytes = std::mem::take(&mut bytes);
+        Ok(put(Message::Encoded(&shared)))
     } else {
-        with_buffers(py, &bytes, &buffers).map(|message| put(Message::Encoded(&message)))
+        Ok(put(Message::Plain(&bytes)))
     };
     pickler.sink.get().written().bytes = bytes;
     drop(buffers);
@@ -387,8 +404,13 @@ pub(crate) fn append_pickle(object: &Bound<'_, PyAny>, bytes: &mut Vec<u8>) -> P
     Ok(())
 }
 
-/// The message of a pickle and buffers beside it.
-fn with_buffers(py: Python<'_>, bytes: &[u8], buffers: &[PyBuffer<u8>]) -> PyResult<Encoded> {
+/// The message of a pickle, with the objects in it, and buffers beside it.
+fn with_buffers(
+    py: Python<'_>,
+    bytes: &[u8],
+    buffers: &[PyBuffer<u8>],
+    shared: &Encoded,
+) -> PyResult<Encoded> {
     let copied = buffers.iter().map(|buffer| {
         // SAFETY: contiguous (it was asked for by PickleBuffer.raw), and kept as long as the PyBuffer is. Whoever changes it meanwhile gets a mixture, as
         // with any pickle of an object that changes.
@@ -397,6 +419,7 @@ fn with_buffers(py: Python<'_>, bytes: &[u8], buffers: &[PyBuffer<u8>]) -> PyRes
     });
     let copied: Vec<_> = copied.collect::<PyResult<_>>()?;
     Encoded::new(|| {
+        shared.join_others().map_err(raised)?;
         let mut message = vec![PICKLE_AND_BUFFERS];
         message.extend((copied.len() as u32).to_ne_bytes());
         for buffer in &copied {
@@ -488,7 +511,7 @@ pub(crate) fn object_behind(py: Python<'_>, message: Received, start: usize) -> 
             options.set_item("buffers", buffers)?;
             LOADS.import(py, "_pickle", "loads")?.call((pickle,), Some(&options))
         }
-        PICKLE => {
+        PICKLE | PICKLE_OF_SHARED => {
             let view = Bound::new(py, Bytes { message, start: start + 1 })?;
             loads(py, PyMemoryView::from(view.as_any())?.as_any())
         }

@@ -23,6 +23,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyCFunction, PyDict, PyFunction, PyIterator, PyList, PyTuple, PyType};
 use serde::{Deserialize, Serialize};
 
+use crate::errors::raised;
 use crate::{by_value, lock, pickling};
 
 const CALL: u8 = 0;
@@ -75,7 +76,13 @@ pub(crate) fn call(
 }
 
 /// What tasks of `function` begin with, of so many items each.
-pub(crate) fn head(function: &Bound<'_, PyAny>, star: bool, size: usize, common: Kind) -> PyResult<Vec<u8>> {
+pub(crate) fn head(function: &Bound<'_, PyAny>, star: bool, size: usize, common: Kind) -> PyResult<Encoded> {
+    let (head, mut shared) = Encoded::collect(|| head_bytes(function, star, size, common));
+    shared.bytes = head?;
+    Ok(shared)
+}
+
+fn head_bytes(function: &Bound<'_, PyAny>, star: bool, size: usize, common: Kind) -> PyResult<Vec<u8>> {
     // By itself, and without buffers: it is unpickled again and again.
     let (pickled, valued) = match pickling::dumps(function) {
         Ok(pickled) if !by_value::needs_main(&pickled, common.without_main) => (pickled, 0),
@@ -97,33 +104,43 @@ fn encode(object: &Bound<'_, PyAny>, prefix: &[u8], without_main: bool) -> PyRes
     let plain = pickling::encode(object, prefix);
     match plain {
         Ok(encoded) if !by_value::needs_main(&encoded.bytes[prefix.len()..], without_main) => Ok(encoded),
-        plain => match by_value::pickle(object, plain.as_ref().err())? {
-            Some(pickled) => {
-                let mut prefix = prefix.to_vec();
-                prefix[0] |= BY_VALUE;
-                Ok(pickling::of_pickle(&prefix, &pickled))
-            }
-            None => plain,
-        },
+        plain => {
+            let mut prefix = prefix.to_vec();
+            prefix[0] |= BY_VALUE;
+            by_value::message(object, plain.as_ref().err(), &prefix)?.map_or(plain, Ok)
+        }
     }
 }
 
 /// A task of the next `size` items, if there are any.
 pub(crate) fn chunk(
-    head: &[u8],
+    head: &Encoded,
+    items: &mut Bound<'_, PyIterator>,
+    size: usize,
+    common: Kind,
+) -> PyResult<Option<Encoded>> {
+    let task = next_task(head, items, size, common)?;
+    if let Some(task) = &task {
+        task.share_objects(head).map_err(raised)?;
+    }
+    Ok(task)
+}
+
+fn next_task(
+    head: &Encoded,
     items: &mut Bound<'_, PyIterator>,
     size: usize,
     common: Kind,
 ) -> PyResult<Option<Encoded>> {
     if size == 1 {
         let item = items.next().transpose()?;
-        return item.map(|item| encode(&item, head, common.without_main)).transpose();
+        return item.map(|item| encode(&item, &head.bytes, common.without_main)).transpose();
     }
     static SLICE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = items.py();
     let slice = SLICE.import(py, "itertools", "islice")?.call1((&*items, size))?;
     let chunk = py.get_type::<PyList>().call1((slice,))?;
-    if chunk.is_truthy()? { encode(&chunk, head, common.without_main).map(Some) } else { Ok(None) }
+    if chunk.is_truthy()? { encode(&chunk, &head.bytes, common.without_main).map(Some) } else { Ok(None) }
 }
 
 /// Whether a function's pickle says only where it is to be found.
@@ -325,10 +342,7 @@ fn give(value: &Bound<'_, PyAny>, manner: Manner) -> PyResult<Encoded> {
     let plain = pickling::encode(value, &[]);
     let plain = match plain {
         // What is a part of `__main__` here was made of what came by value.
-        Err(error) if manner.by_value => match by_value::pickle(value, Some(&error))? {
-            Some(pickled) => Ok(pickling::of_pickle(&[], &pickled)),
-            None => Err(error),
-        },
+        Err(error) if manner.by_value => by_value::message(value, Some(&error), &[])?.ok_or(error),
         plain => plain,
     };
     plain.map_err(|error| {
@@ -410,7 +424,7 @@ impl FailureOf {
 
 /// Tasks, made of the caller's items as they are asked for.
 pub(crate) struct Source {
-    head: Vec<u8>,
+    head: Encoded,
     items: Py<PyIterator>,
     size: usize,
     common: Kind,

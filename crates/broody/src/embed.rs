@@ -208,6 +208,38 @@ impl Encoded {
         Ok(Self { bytes: bytes?, objects: RefCell::new(Some(outgoing)) })
     }
 
+    /// As [`new`](Self::new), for bytes that are not ready when `encode` returns: gives what it does, and the objects, without any bytes yet.
+    pub fn collect<T>(encode: impl FnOnce() -> T) -> (T, Self) {
+        let (value, outgoing) = handle::collect(encode);
+        (value, Self { bytes: Vec::new(), objects: RefCell::new(Some(outgoing)) })
+    }
+
+    /// Whether there are objects in it, on their way to somebody.
+    pub fn has_objects(&self) -> bool {
+        self.objects.borrow().as_ref().is_some_and(|outgoing| !outgoing.is_empty())
+    }
+
+    /// In another's [`new`](Self::new): the objects are in that one then.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::Error::Invalid) elsewhere.
+    pub fn join_others(&self) -> Result<()> {
+        let objects = self.objects.take().unwrap_or_default();
+        handle::add(objects).map_err(|what| crate::Error::Invalid { what: what.to_owned() })
+    }
+
+    /// The objects of `head`, whose bytes this begins with, are in this, too. They stay in that.
+    ///
+    /// # Errors
+    /// [`Memory`](crate::Error::Memory) when there is no room for more holds.
+    pub fn share_objects(&self, head: &Self) -> Result<()> {
+        if let Some(theirs) = head.objects.borrow().as_ref().filter(|theirs| !theirs.is_empty()) {
+            let again = Outgoing::keeping(theirs.kept())?;
+            self.objects.borrow_mut().get_or_insert_default().extend(again);
+        }
+        Ok(())
+    }
+
     /// Bytes in which there is no handle.
     pub fn plain(bytes: Vec<u8>) -> Self {
         Self { bytes, objects: RefCell::default() }
@@ -232,9 +264,7 @@ impl Encoded {
 
 impl Serialize for Encoded {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if let Some(objects) = self.objects.take() {
-            handle::add(objects).map_err(serde::ser::Error::custom)?;
-        }
+        self.join_others().map_err(serde::ser::Error::custom)?;
         Bytes(&self.bytes[..]).serialize(serializer)
     }
 }
@@ -279,6 +309,11 @@ impl<'de> Deserialize<'de> for Bytes<Vec<u8>> {
 /// [`Invalid`](crate::Error::Invalid) elsewhere: nobody would keep the object alive on its way.
 pub fn encode_handle<T: Serialize>(object: &T) -> Result<Vec<u8>> {
     codec::encode(object).map_err(|what| crate::Error::Invalid { what })
+}
+
+/// Whether [`encode_handle`] may be called now.
+pub fn takes_handles() -> bool {
+    handle::is_collecting()
 }
 
 /// Decodes what [`encode_handle`] has made.

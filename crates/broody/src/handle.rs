@@ -104,12 +104,17 @@ pub(crate) fn collect<T>(encode: impl FnOnce() -> T) -> (T, Outgoing) {
     (value, outer.end())
 }
 
+/// Whether handles are being collected in this thread.
+pub(crate) fn is_collecting() -> bool {
+    COLLECTING.get() != Collecting::No
+}
+
 /// What was collected before goes along with what is being collected now.
 pub(crate) fn add(objects: Outgoing) -> Result<(), &'static str> {
     if objects.transit.is_none() && objects.is_empty() {
         return Ok(());
     }
-    if COLLECTING.get() == Collecting::No {
+    if !is_collecting() {
         return Err(NOT_SENT);
     }
     COLLECTING.set(Collecting::Something);
@@ -205,7 +210,7 @@ struct Encoded {
 /// Encodes a handle.
 pub(crate) fn serialize<S: Serializer>(held: &Arc<Held>, serializer: S) -> Result<S::Ok, S::Error> {
     use serde::ser::Error;
-    if COLLECTING.get() == Collecting::No {
+    if !is_collecting() {
         return Err(problem(NOT_SENT, S::Error::custom));
     }
     let hold = OUTGOING.with_borrow_mut(|outgoing| {
