@@ -480,8 +480,36 @@ class ProcessPoolExecutor(_Face):
         return {pid: _engines.Worker(self._engine, pid) for pid in self._engine.pids_at_work()}
 
     @property
+    def _executor_manager_thread(self):
+        return None if self._engine is None else _Manager(self._engine)
+
+    @property
+    def _call_queue(self):
+        return None if self._engine is None else _Calls()
+
+    @property
     def _broken(self):
         return (self._engine is not None and self._engine.broken()) or False
+
+
+class _Manager:
+    """What the standard's executors have a thread for. It ends with the workers."""
+
+    def __init__(self, engine):
+        self._engine = engine
+
+    def join(self, timeout=None):
+        self._engine.join(timeout)
+
+
+class _Calls:
+    """What the standard's executors have a queue for: no thread feeds it."""
+
+    def close(self):
+        pass
+
+    def join_thread(self):
+        pass
 
 
 def _results(stream, deadline):
