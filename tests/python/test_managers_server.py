@@ -331,7 +331,7 @@ def test_a_fork_keeps_none_of_its_parents_connections(manager):
     reader, writer = os.pipe()
     if (pid := os.fork()) == 0:
         try:
-            # The session's, which the supervisor knows, is no connection for calls.
+            # Those of the supervisor are left.
             os.write(writer, b"%d" % len(peers() & theirs))
         finally:
             os._exit(0)
