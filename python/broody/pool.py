@@ -279,7 +279,7 @@ class Pool:
         """`func(*args, **kwds)` in a worker, later. Gives an `AsyncResult`. What is said of the task goes before what the pool says."""
         self._check_running()
         terms = _terms(timeout, soft_timeout, retries, backoff, memory_limit, cost, priority, retry_errors)
-        return ApplyResult(self._engine.apply(func, args, kwds, terms), callback, error_callback)
+        return ApplyResult(self._engine.apply(func, args, kwds, terms), callback, error_callback, self)
 
     def map(self, func, iterable, chunksize=None, *, progress=False, **terms):
         """The results of `func` for each item, in the items' order.
@@ -358,7 +358,7 @@ class Pool:
     def _map(self, func, iterable, star, chunksize, callback, error_callback, terms):
         iterable, chunksize = self._chunks(iterable, chunksize)
         pending = self._engine.map(func, iterable, star, chunksize, _terms(**terms))
-        return MapResult(pending, chunksize, callback, error_callback)
+        return MapResult(pending, chunksize, callback, error_callback, self)
 
     def imap(self, func, iterable, chunksize=1, *, buffersize=None, progress=False, **terms):
         """An iterator over the results, in the items' order. Items are taken as results are asked for, only as far ahead as the workers need, and at most
@@ -377,7 +377,7 @@ class Pool:
             raise ValueError(f"buffersize must be None or 1+, not {buffersize:n}")
         chunks = None if buffersize is None else max(buffersize // chunksize, 1)
         stream = self._engine.imap(func, iterable, False, chunksize, ordered, chunks, _terms(**terms))
-        self._streams.add(iterator := kind(stream, chunksize))
+        self._streams.add(iterator := kind(stream, chunksize, self))
         if progress:
             from ._progress import shown
 
@@ -553,7 +553,9 @@ def _terms(
 class AsyncResult:
     """The result of a task that was handed in."""
 
-    def __init__(self, pending, callback=None, error_callback=None):
+    def __init__(self, pending, callback=None, error_callback=None, pool=None):
+        # Whoever waits for a result keeps the pool, which would be terminated if it were forgotten.
+        self._kept = pool
         self._pending = pending
         self._outcome = None
         self._callbacks = (callback, error_callback)
@@ -576,6 +578,7 @@ class AsyncResult:
         """Waits until the task is over, at most for `timeout` seconds."""
         if self._outcome is None and self._pending.wait(timeout):
             self._settle()
+            self._kept = None
 
     def get(self, timeout=None):
         """What the task returned; raises what it raised, and `TimeoutError` if it is not over in `timeout` seconds."""
@@ -667,9 +670,9 @@ ApplyResult = AsyncResult
 class MapResult(AsyncResult):
     """The results of tasks that were handed in together."""
 
-    def __init__(self, pending, chunksize, callback=None, error_callback=None):
+    def __init__(self, pending, chunksize, callback=None, error_callback=None, pool=None):
         self._chunksize = chunksize
-        super().__init__(pending, callback, error_callback)
+        super().__init__(pending, callback, error_callback, pool)
 
     def _value(self, answers):
         if self._chunksize == 1:
@@ -680,7 +683,8 @@ class MapResult(AsyncResult):
 class IMapIterator:
     """Results as they come."""
 
-    def __init__(self, stream, chunksize=1):
+    def __init__(self, stream, chunksize=1, pool=None):
+        self._kept = pool
         self._stream = stream
         self._chunksize = chunksize
         self._chunk = iter(())
