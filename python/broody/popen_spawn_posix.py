@@ -1,6 +1,6 @@
 """Starting a process as a new interpreter."""
 
-from . import _broody, _by_value, popen_fork, spawn
+from . import _broody, _by_value, popen_fork, reduction, spawn
 
 __all__ = ["Popen"]
 
@@ -34,7 +34,9 @@ class Popen(popen_fork.Popen):
     def _launch(self, process_obj):
         def pickle_object():
             # A function of a notebook, or of a prompt, is in no module that the child could import.
-            return _by_value.dumps_for_child(process_obj, _by_value.main_is_no_file())
+            if _by_value.main_is_no_file():
+                return _by_value.dumps_for_child(process_obj, True)
+            return reduction.ForkingPickler.dumps(process_obj)
 
         def encode():
             return spawn._pack(process_obj._name, pickle_object, self)
