@@ -351,7 +351,8 @@ def test_workers_are_ended(ctx):
 def deaf(path):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     open(path, "w").close()
-    time.sleep(PATIENCE)
+    # Longer than anybody waits for it.
+    time.sleep(100 * PATIENCE)
 
 
 def test_workers_that_do_not_listen_to_sigterm_are_killed(ctx, monkeypatch, tmp_path):
@@ -360,9 +361,12 @@ def test_workers_that_do_not_listen_to_sigterm_are_killed(ctx, monkeypatch, tmp_
         path = tmp_path / "begun"
         future = executor.submit(deaf, str(path))
         eventually(path.exists)
-        executor.terminate_workers()
-        with pytest.raises(BrokenProcessPool):
-            future.result(PATIENCE)
+        try:
+            executor.terminate_workers()
+            with pytest.raises(BrokenProcessPool):
+                future.result(PATIENCE)
+        finally:
+            executor.kill_workers()
 
 
 def test_an_initializer_that_fails_breaks_the_executor(ctx):
