@@ -32,7 +32,7 @@ test-rust:
 $(VENV)/installed: pyproject.toml $(shell find python crates Cargo.lock -type f \
 		-not -name '*.so' -not -name broody-supervisor -not -name '*.pyc')
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check pytest mypy joblib cloudpickle tqdm .
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check pytest mypy joblib cloudpickle tqdm ipykernel jupyter_client .
 	touch $@
 
 test-python: $(VENV)/installed

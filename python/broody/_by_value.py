@@ -25,6 +25,19 @@ def look_at_main():
     _broody.main_is_no_file(main_is_no_file())
 
 
+def dumps_for_child(obj, is_lacking):
+    """The pickle of what a new process shall have. `is_lacking`: it cannot import this process's main module, so that what is defined there goes by value."""
+    try:
+        data, error = bytes(ForkingPickler.dumps(obj)), None
+    except Exception as raised:
+        data, error = None, raised
+    if error is not None or (is_lacking and b"__main__" in data):
+        data = dumps(obj, error) or data
+    if data is None:
+        raise error
+    return data
+
+
 def dumps(obj, error):
     """The pickle of `obj` by value; None without cloudpickle, and if what cannot be pickled by name, for which `error` is, cannot be so either."""
     import pickle

@@ -15,7 +15,7 @@ import os
 import threading
 
 from . import _broody, context, process, util
-from .connection import Client, ConnectionWrapper, Listener, XmlClient, XmlListener, address_type
+from .connection import Client, ConnectionWrapper, Listener, XmlClient, XmlListener, _client_with_patience, _xml_dumps, _xml_loads, address_type
 
 __all__ = []
 
@@ -60,6 +60,17 @@ def dispatch(c, id, methodname, args=(), kwds={}):
     finally:
         # The traceback has this frame, which must not have the exception: nobody but the garbage collector would let go of it.
         del result
+
+
+def ask_to_end(address, authkey, serializer, patience):
+    """Tells a server to end; an error if it does not answer, `patience` seconds long."""
+    with contextlib.closing(_client_with_patience(address, authkey, patience)) as conn:
+        if serializer != "pickle":
+            conn = ConnectionWrapper(conn, _xml_dumps, _xml_loads)
+        conn.send((None, "shutdown", (), {}))
+        if not conn.poll(patience):
+            raise TimeoutError(f"the manager at {address!r} has not answered in {patience} s")
+        conn.recv()
 
 
 def name_of_caller():
@@ -340,6 +351,9 @@ def _after_fork():
     _leaving = None
     for known in _sessions.values():
         known.is_over = True
+        # A child that lives longer than its parent would keep the parent's references.
+        if known._conn is not None:
+            known._conn.close()
     _broody.callers().clear()
     _sessions = {}
     _making = threading.Lock()

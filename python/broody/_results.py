@@ -15,7 +15,9 @@ __all__ = []
 class AsyncResult:
     """The result of a task that was handed in."""
 
-    def __init__(self, pending, callback=None, error_callback=None):
+    def __init__(self, pending, callback=None, error_callback=None, pool=None):
+        # Whoever waits for a result keeps the pool, which would be terminated if it were forgotten.
+        self._kept = pool
         self._pending = pending
         self._outcome = None
         self._callbacks = (callback, error_callback)
@@ -38,6 +40,7 @@ class AsyncResult:
         """Waits until the task is over, at most for `timeout` seconds."""
         if self._outcome is None and self._pending.wait(timeout):
             self._settle()
+            self._kept = None
 
     def get(self, timeout=None):
         """What the task returned; raises what it raised, and `TimeoutError` if it is not over in `timeout` seconds."""
@@ -129,9 +132,9 @@ ApplyResult = AsyncResult
 class MapResult(AsyncResult):
     """The results of tasks that were handed in together."""
 
-    def __init__(self, pending, chunksize, callback=None, error_callback=None):
+    def __init__(self, pending, chunksize, callback=None, error_callback=None, pool=None):
         self._chunksize = chunksize
-        super().__init__(pending, callback, error_callback)
+        super().__init__(pending, callback, error_callback, pool)
 
     def _value(self, answers):
         if self._chunksize == 1:
@@ -142,7 +145,8 @@ class MapResult(AsyncResult):
 class IMapIterator:
     """Results as they come."""
 
-    def __init__(self, stream, chunksize=1):
+    def __init__(self, stream, chunksize=1, pool=None):
+        self._kept = pool
         self._stream = stream
         self._chunksize = chunksize
         self._chunk = iter(())

@@ -33,17 +33,8 @@ class Begin:
     def _pickle(self):
         from . import _by_value
 
-        try:
-            data, error = bytes(reduction.ForkingPickler.dumps(self)), None
-        except Exception as raised:
-            data, error = None, raised
         # The initializer may be of a main module that workers cannot import.
-        is_lacking = self.without_main or _by_value.main_is_no_file()
-        if error is not None or (is_lacking and b"__main__" in data):
-            data = _by_value.dumps(self, error) or data
-        if data is None:
-            raise error
-        return data
+        return _by_value.dumps_for_child(self, self.without_main or _by_value.main_is_no_file())
 
 
 class _Spawning:

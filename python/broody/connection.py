@@ -6,8 +6,10 @@ what the standard module sends, so that either side may be that.
 Behaviour: https://docs.python.org/3/library/multiprocessing.html#module-multiprocessing.connection
 """
 
+import errno
 import os
 import socket
+import stat
 import sys
 
 from . import _broody, _runtime, context, reduction, util
@@ -178,7 +180,7 @@ class SocketListener:
             if is_ours := family == "AF_UNIX" and type(address) is str and address.startswith(_PREFIX):
                 # It is made with this mode: nobody else can connect, not even for an instant.
                 os.fchmod(self._socket.fileno(), 0o600)
-            self._socket.bind(address)
+            _bind(self._socket, address, family)
             self._socket.listen(backlog)
             self._address = self._socket.getsockname()
         except OSError:
@@ -207,12 +209,56 @@ class SocketListener:
                 unlink()
 
 
-def SocketClient(address):
-    """A connection to the socket at `address`, without authentication."""
+def _bind(bound, address, family):
+    try:
+        bound.bind(address)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or family != "AF_UNIX" or not _is_left_behind(address):
+            raise
+        os.unlink(address)
+        bound.bind(address)
+
+
+def _is_left_behind(path):
+    """Whether there is the socket of a listener that was killed: nobody listens there."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
+        with socket.socket(socket.AF_UNIX) as trying:
+            trying.setblocking(False)
+            trying.connect(path)
+    except ConnectionRefusedError:
+        return True
+    except (OSError, ValueError, TypeError):
+        pass
+    return False
+
+
+def SocketClient(address, patience=None):
+    """A connection to the socket at `address`, without authentication. OSError if that takes more than `patience` seconds."""
     with socket.socket(getattr(socket, address_type(address))) as connecting:
         connecting.setblocking(True)
+        if patience is not None:
+            # No timeout of Python's: then the socket does not wait for room in the listener's queue. See socket(7).
+            _limit_sending(connecting, patience)
         connecting.connect(address)
+        if patience is not None:
+            _limit_sending(connecting, 0)
         return Connection(connecting.detach())
+
+
+def _limit_sending(limited, seconds):
+    import struct
+
+    limited.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6)))
+
+
+def _client_with_patience(address, authkey, patience):
+    """As `Client`, of a listener that may be stopped or stuck: an error then, after `patience` seconds for each step."""
+    conn = SocketClient(address, patience)
+    patient = _Patient(conn, patience)
+    _authenticate(conn, lambda: (answer_challenge(patient, authkey), deliver_challenge(patient, authkey)))
+    return conn
 
 
 # Authentication: each side proves that it knows the key by a digest of what the other one has made up. Since Python 3.12 the message says which digest; before,
@@ -300,13 +346,14 @@ def answer_challenge(connection, authkey):
 class _Patient:
     """A connection whose other side may not be silent for long."""
 
-    def __init__(self, conn):
+    def __init__(self, conn, patience=None):
         self.send_bytes = conn.send_bytes
         self._conn = conn
+        self._patience = CONNECTION_TIMEOUT if patience is None else patience
 
     def recv_bytes(self, maxlength):
-        if not self._conn.poll(CONNECTION_TIMEOUT):
-            raise AuthenticationError(f"the other side says nothing, {CONNECTION_TIMEOUT} s long, instead of proving its key")
+        if not self._conn.poll(self._patience):
+            raise AuthenticationError(f"the other side says nothing, {self._patience} s long, instead of proving its key")
         return self._conn.recv_bytes(maxlength)
 
 

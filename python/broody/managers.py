@@ -41,6 +41,9 @@ for _view in (type({}.items()), type({}.keys()), type({}.values())):
 
 # Managers
 
+# How long a server that is to end has for its answer, in seconds: one that is stopped, or stuck in a method, never gives it.
+_PATIENCE = 5.0
+
 
 class State:
     """How far a manager is."""
@@ -113,7 +116,7 @@ class BaseManager:
             self,
             type(self)._finalize_manager,
             args=(
-                self._process, self._address, self._authkey, self._state, self._Client, self._shutdown_timeout,
+                self._process, self._address, self._authkey, self._state, self._serializer, self._shutdown_timeout,
             ),
             exitpriority=0,
         )  # fmt: skip
@@ -198,15 +201,14 @@ class BaseManager:
         self.shutdown()
 
     @staticmethod
-    def _finalize_manager(process, address, authkey, state, _Client, shutdown_timeout):
+    def _finalize_manager(process, address, authkey, state, serializer, shutdown_timeout):
         if process.is_alive():
             util.info("sending shutdown message to manager")
             try:
-                with contextlib.closing(_Client(address, authkey=authkey)) as conn:
-                    dispatch(conn, None, "shutdown")
+                _references.ask_to_end(address, authkey, serializer, max(shutdown_timeout, _PATIENCE))
+                process.join(timeout=shutdown_timeout)
             except Exception as error:
                 util.info("shutdown message failed: %s", error)
-            process.join(timeout=shutdown_timeout)
             if process.is_alive():
                 util.info("manager still alive")
                 process.terminate()
@@ -221,6 +223,9 @@ class BaseManager:
         if type(address) is str and address.startswith(connection._PREFIX):
             with contextlib.suppress(FileNotFoundError):
                 _broody.remove_name(address[len(connection._FOLDER) :])
+        elif type(address) is str and connection._is_left_behind(address):
+            with contextlib.suppress(OSError):
+                os.unlink(address)
 
     @property
     def address(self):

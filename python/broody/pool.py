@@ -201,7 +201,7 @@ class Pool:
     ):
         """`func(*args, **kwds)` in a worker, later. Gives an `AsyncResult`. What is said of the task goes before what the pool says."""
         self._check_running()
-        return ApplyResult(self._engine.apply(func, args, kwds, _terms(**terms)), callback, error_callback)
+        return ApplyResult(self._engine.apply(func, args, kwds, _terms(**terms)), callback, error_callback, self)
 
     def map(self, func, iterable, chunksize=None, *, progress=False, **terms):
         """The results of `func` for each item, in the items' order.
@@ -280,7 +280,7 @@ class Pool:
     def _map(self, func, iterable, star, chunksize, callback, error_callback, terms):
         iterable, chunksize = self._chunks(iterable, chunksize)
         pending = self._engine.map(func, iterable, star, chunksize, _terms(**terms))
-        return MapResult(pending, chunksize, callback, error_callback)
+        return MapResult(pending, chunksize, callback, error_callback, self)
 
     def imap(self, func, iterable, chunksize=1, *, buffersize=None, progress=False, **terms):
         """An iterator over the results, in the items' order. Items are taken as results are asked for, only as far ahead as the workers need, and at most
@@ -299,7 +299,7 @@ class Pool:
             raise ValueError(f"buffersize must be None or 1+, not {buffersize:n}")
         chunks = None if buffersize is None else max(buffersize // chunksize, 1)
         stream = self._engine.imap(func, iterable, False, chunksize, ordered, chunks, _terms(**terms))
-        self._streams.add(iterator := kind(stream, chunksize))
+        self._streams.add(iterator := kind(stream, chunksize, self))
         if progress:
             from ._progress import shown
 

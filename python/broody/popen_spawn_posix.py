@@ -1,6 +1,6 @@
 """Starting a process as a new interpreter."""
 
-from . import _broody, popen_fork, reduction, spawn
+from . import _broody, _by_value, popen_fork, reduction, spawn
 
 __all__ = ["Popen"]
 
@@ -32,7 +32,13 @@ class Popen(popen_fork.Popen):
         return len(self._fds) - 1
 
     def _launch(self, process_obj):
+        def pickle_object():
+            # A function of a notebook, or of a prompt, is in no module that the child could import.
+            if _by_value.main_is_no_file():
+                return _by_value.dumps_for_child(process_obj, True)
+            return reduction.ForkingPickler.dumps(process_obj)
+
         def encode():
-            return spawn._pack(process_obj._name, lambda: reduction.ForkingPickler.dumps(process_obj), self)
+            return spawn._pack(process_obj._name, pickle_object, self)
 
         return _broody.start(self.method, process_obj.name, bool(process_obj.daemon), encode, self._fds)

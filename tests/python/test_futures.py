@@ -1,6 +1,7 @@
 """Executors: futures as the standard's, and what becomes of them when something goes wrong."""
 
 import concurrent.futures
+import gc
 import itertools
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ import pytest
 from broody.exceptions import PoolBrokenError, TaskExitError, TaskTimeoutError, TransferError, WorkerLostError
 from broody.futures import ProcessPoolExecutor
 from broody.pool import RemoteTraceback
-from conftest import PATIENCE, Program, eventually, is_over
+from conftest import PATIENCE, Program, descendants, eventually, is_over
 
 CHAOS = float(os.environ.get("BROODY_CHAOS_SECONDS", "3"))
 
@@ -362,7 +363,8 @@ def test_workers_are_ended(ctx):
 def deaf(path):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     open(path, "w").close()
-    time.sleep(PATIENCE)
+    # Longer than anybody waits for it.
+    time.sleep(100 * PATIENCE)
 
 
 def test_workers_that_do_not_listen_to_sigterm_are_killed(ctx, monkeypatch, tmp_path):
@@ -371,9 +373,12 @@ def test_workers_that_do_not_listen_to_sigterm_are_killed(ctx, monkeypatch, tmp_
         path = tmp_path / "begun"
         future = executor.submit(deaf, str(path))
         eventually(path.exists)
-        executor.terminate_workers()
-        with pytest.raises(BrokenProcessPool):
-            future.result(PATIENCE)
+        try:
+            executor.terminate_workers()
+            with pytest.raises(BrokenProcessPool):
+                future.result(PATIENCE)
+        finally:
+            executor.kill_workers()
 
 
 def test_an_initializer_that_fails_breaks_the_executor(ctx):
@@ -445,6 +450,10 @@ def told_by_a_pool():
 
 def test_workers_are_killed_at_random(ctx):
     """For some seconds; BROODY_CHAOS_SECONDS says how many."""
+    # The supervisor and the fork server are there from now on.
+    with ProcessPoolExecutor(1, ctx) as executor:
+        executor.submit(square, 1).result(PATIENCE)
+    before, threads, below = descriptors(), threading.active_count(), descendants(os.getpid())
     end = time.monotonic() + CHAOS
     lost = kills = done = 0
     with ProcessPoolExecutor(3, ctx) as executor:
@@ -466,7 +475,17 @@ def test_workers_are_killed_at_random(ctx):
             assert list(again) == [x * x for x in range(200)]
             eventually(lambda: listened)
         assert executor.submit(square, 3).result(PATIENCE) == 9
-    assert done and lost <= kills
+    assert done and 0 < kills and lost <= kills
+    # Nothing of all those workers is left.
+    eventually(lambda: descendants(os.getpid()) <= below, "the end of the workers")
+    assert threading.active_count() <= threads
+    del executor, futures, future, again, listened, worker
+    gc.collect()
+    eventually(lambda: descriptors() <= before, f"the end of descriptors: {before} before")
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
 
 
 def test_an_executor_that_is_never_shut_down_does_what_it_has(method):

@@ -3,6 +3,7 @@
 import array
 import contextlib
 import gc
+import hmac
 import os
 import resource
 import signal
@@ -201,7 +202,70 @@ def test_an_item_that_was_not_read_is_put_back(manager):
     with client(manager) as conn:
         conn.send((items._id, "get", (), {}))
         eventually(items.empty)
+        # It has begun to come, and is longer than what a socket takes.
+        assert conn.poll(PATIENCE)
     assert len(items.get(timeout=PATIENCE)) == 4 * MIB
+
+
+def frame(message):
+    return struct.pack("!i", len(message)) + message
+
+
+def received(sock):
+    """The next message; None at the end."""
+    with contextlib.suppress(ConnectionError):
+        if header := sock.recv(4, socket.MSG_WAITALL):
+            return sock.recv(struct.unpack("!i", header)[0], socket.MSG_WAITALL)
+    return None
+
+
+def digest(name, message, key):
+    return b"{%s}%s" % (name.encode(), hmac.new(key, message, name).digest())
+
+
+# What a client says that does not know the key, to a challenge.
+PROOFS = {
+    "nothing": lambda challenge: b"",
+    "random": lambda challenge: b"{sha256}" + os.urandom(32),
+    "old": lambda challenge: os.urandom(16),
+    "an empty digest": lambda challenge: b"{sha256}",
+    "half of the digest": lambda challenge: digest("sha256", challenge, KEY)[:-16],
+    "the challenge": lambda challenge: challenge,
+    "an empty key": lambda challenge: digest("sha256", challenge, b""),
+    "another key": lambda challenge: digest("md5", challenge, b"another key"),
+    "another challenge": lambda challenge: digest("sha256", challenge[:-1], KEY),
+    "no digest that is allowed": lambda challenge: b"{sha1}" + hmac.new(KEY, challenge, "sha1").digest(),
+    "no digest at all": lambda challenge: b"{}" + os.urandom(32),
+    "a welcome": lambda challenge: b"#WELCOME#",
+    "a challenge of its own": lambda challenge: b"#CHALLENGE#" + challenge,
+}
+
+
+@pytest.mark.parametrize("proof", PROOFS)
+def test_who_does_not_prove_the_key_is_not_served(proof):
+    """A client that does not mind whether the server knows the key."""
+    with managers.SyncManager(authkey=KEY) as manager:
+        numbers = manager.list([1])
+        request = frame(managers.ForkingPickler.dumps((numbers._id, "append", (2,), {})))
+        with connect(manager.address) as sock:
+            sock.settimeout(PATIENCE)
+            challenge = received(sock).removeprefix(b"#CHALLENGE#")
+            with contextlib.suppress(ConnectionError):
+                sock.sendall(frame(PROOFS[proof](challenge)))
+                # Whatever it says: it goes on as if it had been let in.
+                sock.sendall(frame(b"#CHALLENGE#" + b"x" * 40) + frame(b"#WELCOME#") + request)
+            assert received(sock) in (b"#FAILURE#", None)
+            assert received(sock) is None
+        # As does one that proves it, and then does not let the server do so.
+        with connect(manager.address) as sock:
+            sock.settimeout(PATIENCE)
+            challenge = received(sock).removeprefix(b"#CHALLENGE#")
+            sock.sendall(frame(digest("sha256", challenge, KEY)))
+            assert received(sock) == b"#WELCOME#"
+            with contextlib.suppress(ConnectionError):
+                sock.sendall(request)
+            assert received(sock) is None
+        assert list(numbers) == [1]
 
 
 def test_strangers_who_say_nothing_are_sent_away(ctx):
@@ -331,7 +395,7 @@ def test_a_fork_keeps_none_of_its_parents_connections(manager):
     reader, writer = os.pipe()
     if (pid := os.fork()) == 0:
         try:
-            # The session's, which the supervisor knows, is no connection for calls.
+            # Those of the supervisor are left.
             os.write(writer, b"%d" % len(peers() & theirs))
         finally:
             os._exit(0)

@@ -1,5 +1,6 @@
 """Pools: what becomes of tasks, and of the pool, when something goes wrong."""
 
+import gc
 import itertools
 import os
 import random
@@ -7,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 
 import broody
 import pytest
@@ -19,7 +21,7 @@ from broody.exceptions import (
     WorkerLostError,
 )
 from broody.pool import MaybeEncodingError, RemoteTraceback, ThreadPool
-from conftest import PATIENCE, Program, dies_unaided, eventually, is_over
+from conftest import PATIENCE, Program, descendants, dies_unaided, eventually, is_over
 
 
 def square(x):
@@ -439,3 +441,19 @@ def test_a_pool_that_is_forgotten_ends(method):
 def test_a_fork_may_forget_its_parents_pool():
     with Program("fork_forgets") as program:
         assert program.end() == (0, "", "")
+
+
+def test_a_pool_lives_as_long_as_somebody_waits_for_its_results(ctx, tmp_path):
+    before = set(descendants(os.getpid()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        assert ctx.Pool(1).apply_async(slow_square, (3,)).get(PATIENCE) == 9
+        assert ctx.Pool(2).map_async(slow_square, range(200)).get(PATIENCE) == [x * x for x in range(200)]
+        assert list(ctx.Pool(2).imap(slow_square, range(200))) == [x * x for x in range(200)]
+        told = threading.Event()
+        ctx.Pool(1).apply_async(slow_square, (3,), callback=lambda _: told.set())
+        assert told.wait(PATIENCE)
+        # And no longer.
+        gc.collect()
+    # The supervisor stays, and the fork server.
+    eventually(lambda: len(set(descendants(os.getpid())) - before) <= 2, "the end of the workers")

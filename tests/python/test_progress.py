@@ -218,6 +218,41 @@ def test_workers_logs_are_the_hosts(kept, ctx):
     assert all("PoolWorker" in record.processName for record in kept)
 
 
+def test_each_record_is_told_once_also_by_the_handlers_of_a_fork(ctx, tmp_path):
+    root, handler = logging.getLogger(), logging.FileHandler(tmp_path / "log")
+    root.addHandler(handler)
+    logging.getLogger("broody.test").setLevel(logging.INFO)
+    try:
+        with ctx.Pool(2, forward_logs=True) as pool:
+            pool.map(log, range(20), 1)
+            pool.close()
+            pool.join()
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+        logging.getLogger("broody.test").setLevel(logging.NOTSET)
+    told = (tmp_path / "log").read_text().splitlines()
+    assert sorted(told) == sorted(f"task {x}" for x in range(20))
+
+
+def test_a_slow_handler_has_told_everything_at_the_end_of_the_pool(kept, ctx):
+    class Slow(Kept):
+        def emit(self, record):
+            time.sleep(0.005)
+            super().emit(record)
+
+    logger, slow = logging.getLogger("broody.test"), Slow()
+    logger.addHandler(slow)
+    try:
+        with ctx.Pool(2, forward_logs=True) as pool:
+            pool.map(log, range(100))
+            pool.close()
+            pool.join()
+        assert len(slow.records) == 100
+    finally:
+        logger.removeHandler(slow)
+
+
 def test_logs_of_an_executor(kept, ctx):
     with ProcessPoolExecutor(1, ctx, forward_logs=True) as executor:
         executor.submit(log, 7)

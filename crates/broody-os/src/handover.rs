@@ -134,7 +134,7 @@ pub fn ask(name: &[u8], token: &Token) -> Result<OwnedFd> {
 pub fn taken(asked: &OwnedFd) -> Result<Option<OwnedFd>> {
     match socket::receive(asked, &mut [0], true)? {
         Received::Message { descriptors, .. } => Ok(descriptors.into_iter().next()),
-        Received::Truncated => Err(Error::new("recvmsg", rustix::io::Errno::MFILE)),
+        Received::Truncated { .. } => Err(Error::new("recvmsg", rustix::io::Errno::MFILE)),
         Received::Closed | Received::Empty => Ok(None),
     }
 }

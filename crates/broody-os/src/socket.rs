@@ -38,7 +38,10 @@ pub enum Received {
     /// There is no message now.
     Empty,
     /// A message was longer than the buffer, or its descriptors did not fit into this process (EMFILE).
-    Truncated,
+    Truncated {
+        /// How many bytes of it are in the buffer.
+        length: usize,
+    },
 }
 
 /// A connected pair of message sockets, close-on-exec.
@@ -107,7 +110,7 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8], wait: bool) -> Result<Recei
             }
         }
         if message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-            return Ok(Received::Truncated);
+            return Ok(Received::Truncated { length: message.bytes });
         }
         // No message of broody's is empty, so that an empty one is the end of file. The kernel looks at the queue first and at the end
         // of file then, without a lock around both: a last message that is sent in between is still there. After an end of file

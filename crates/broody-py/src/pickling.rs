@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use broody::embed::{self, Buffer, Encoded, OwnBuffer, Received};
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::{PyBufferError, PyRuntimeError};
+use pyo3::exceptions::{PyBufferError, PyMemoryError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -211,12 +211,15 @@ impl Sink {
 impl Sink {
     fn write(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
         if let Ok(bytes) = data.cast::<PyBytes>() {
-            self.written().bytes.extend_from_slice(bytes.as_bytes());
+            let kept = &mut self.written().bytes;
+            kept.try_reserve(bytes.as_bytes().len()).map_err(|_| PyMemoryError::new_err(()))?;
+            kept.extend_from_slice(bytes.as_bytes());
             return Ok(());
         }
         let data = PyBuffer::<u8>::get(data)?;
         let mut written = self.written();
         let start = written.bytes.len();
+        written.bytes.try_reserve(data.len_bytes()).map_err(|_| PyMemoryError::new_err(()))?;
         written.bytes.resize(start + data.len_bytes(), 0);
         data.copy_to_slice(py, &mut written.bytes[start..])
     }

@@ -87,8 +87,17 @@ impl<'a> Outgoing<'a> {
     }
 
     /// What has not been sent.
-    pub(crate) fn unsent(&self) -> Vec<u8> {
+    pub(super) fn unsent(&self) -> Vec<u8> {
         self.parts().concat()
+    }
+
+    /// The same; `None` if there is no memory for it.
+    pub(crate) fn try_unsent(&self) -> Option<Vec<u8>> {
+        let mut copy = Vec::new();
+        let parts = self.parts();
+        copy.try_reserve_exact(parts.iter().map(|part| part.len()).sum()).ok()?;
+        parts.iter().for_each(|part| copy.extend_from_slice(part));
+        Some(copy)
     }
 }
 

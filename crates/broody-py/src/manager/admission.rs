@@ -13,7 +13,8 @@ use super::server::{LISTENER, Listening, Server};
 use super::stream::Stream;
 use crate::lock;
 
-/// So many clients prove their keys at the same time at most; the others wait.
+/// So many clients prove their keys at the same time at most; for one more the oldest has to go. It takes no longer than a few messages, so that
+/// strangers who say nothing keep nobody out.
 const MOST: usize = 256;
 
 /// How long nobody is accepted after that has failed: there may be descriptors again.
@@ -21,6 +22,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 impl Server {
     pub(super) fn admit(slf: &Bound<'_, Self>, listening: &Listening) -> PyResult<()> {
+        let result = Self::let_in(slf, listening);
+        // Whatever has become of this one. (The listener may have been closed.)
+        let _ = listening.epoll.rearm(listening.listener(), LISTENER, false);
+        result
+    }
+
+    fn let_in(slf: &Bound<'_, Self>, listening: &Listening) -> PyResult<()> {
         let (py, server) = (slf.py(), slf.get());
         let accepted = match stream::accept_now(listening.listener()) {
             Ok(accepted) => accepted,
@@ -43,29 +51,22 @@ impl Server {
                 }
             }
         }
-        if lock(&server.crew).strangers < MOST {
-            server.listen_on(listening);
+        if lock(&server.crew).strangers > MOST {
+            let oldest = server.oldest_stranger(py);
+            oldest.map_or(Ok(()), |oldest| Self::leaves(slf, oldest.bind(py)))?;
         }
         Ok(())
     }
 
-    fn listen_on(&self, listening: &Listening) {
-        // It may have been closed.
-        let _ = listening.epoll.rearm(listening.listener(), LISTENER, false);
+    fn oldest_stranger(&self, py: Python<'_>) -> Option<Py<Client>> {
+        let clients = lock(&self.clients);
+        let strangers = clients.iter().filter(|(_, client)| client.get().is_stranger());
+        strangers.min_by_key(|(token, _)| **token).map(|(_, client)| client.clone_ref(py))
     }
 
     /// One stranger less.
     pub(super) fn is_known(&self) {
-        let before = {
-            let mut crew = lock(&self.crew);
-            crew.strangers -= 1;
-            crew.strangers + 1
-        };
-        if before == MOST
-            && let Ok(listening) = self.listening()
-        {
-            self.listen_on(&listening);
-        }
+        lock(&self.crew).strangers -= 1;
     }
 
     /// Those who have not proved their keys in time see the end, and so does who waits for them.

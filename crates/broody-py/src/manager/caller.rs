@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use broody_os::stream as socket;
 use broody_shm::mailbox::{Mailbox, Way};
 use broody_shm::pace::{Pace, Wait};
-use pyo3::exceptions::{PyConnectionResetError, PyEOFError, PyOSError, PyValueError};
+use pyo3::exceptions::{PyConnectionResetError, PyEOFError, PyMemoryError, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use pyo3::{ffi, intern};
@@ -286,10 +286,16 @@ impl Line {
             }
         })?;
         if let Some(descriptor) = descriptor.transpose().map_err(os_error)?.flatten() {
-            self.mailbox = Mailbox::open(&descriptor).map_err(os_error)?;
+            // Without it calls are slower, and nothing else.
+            self.mailbox = Mailbox::open(&descriptor).ok().flatten();
         }
         Ok(())
     }
+}
+
+/// The error of a message for which there is no memory.
+pub(super) fn too_long(length: usize) -> PyErr {
+    PyMemoryError::new_err(format!("there is no memory for a message of {length} bytes of a manager"))
 }
 
 fn found(found: broody_os::Result<Found>) -> Option<PyResult<()>> {
@@ -297,6 +303,7 @@ fn found(found: broody_os::Result<Found>) -> Option<PyResult<()>> {
         Ok(Found::Message) => Some(Ok(())),
         Ok(Found::Nothing) => None,
         Ok(Found::End) => Some(Err(PyEOFError::new_err(()))),
+        Ok(Found::TooLong(length)) => Some(Err(too_long(length))),
         Ok(Found::Nonsense) => Some(Err(PyConnectionResetError::new_err("bad message length"))),
         Err(error) => Some(Err(os_error(error))),
     }

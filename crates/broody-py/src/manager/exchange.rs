@@ -10,15 +10,16 @@ use broody_shm::mailbox::Way;
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 
+use super::caller;
 use super::client::Client;
 use super::handshake;
 use super::stream::{Found, LONG, Message};
 use crate::errors::os_error;
 
-/// The next message of a client. `Some(false)`: it has not come yet; `None`: it will never come.
+/// The next message of a client. `Some(false)`: it has not come yet; `None`: it will never come. An error: there is no memory for it; another one may come.
 pub(super) fn receive(py: Python<'_>, client: &Client, message: &mut Message) -> PyResult<Option<bool>> {
     loop {
-        match receive_now(py, client, message) {
+        match receive_now(py, client, message)? {
             Some(false) if client.has_thread() => {
                 let is_full = client.line().stream.is_full();
                 py.detach(|| match is_full {
@@ -32,14 +33,14 @@ pub(super) fn receive(py: Python<'_>, client: &Client, message: &mut Message) ->
     }
 }
 
-fn receive_now(py: Python<'_>, client: &Client, message: &mut Message) -> Option<bool> {
+fn receive_now(py: Python<'_>, client: &Client, message: &mut Message) -> PyResult<Option<bool>> {
     let line = &mut *client.line();
     if line.stream.is_full() {
         match py.detach(|| line.stream.flush()) {
             Ok(true) => line.undo = None,
-            Ok(false) => return Some(false),
+            Ok(false) => return Ok(Some(false)),
             // The client has gone: `leaves` puts back.
-            Err(_) => return None,
+            Err(_) => return Ok(None),
         }
     }
     let most = if client.is_stranger() { handshake::LONGEST } else { u64::MAX };
@@ -48,7 +49,8 @@ fn receive_now(py: Python<'_>, client: &Client, message: &mut Message) -> Option
     if stream.expects(LONG) && matches!(found, Ok(Found::Nothing)) {
         found = py.detach(|| stream.receive_steadily(most, message));
     }
-    match found {
+    Ok(match found {
+        Ok(Found::TooLong(length)) => return Err(caller::too_long(length)),
         Ok(Found::Message) => {
             if let Some(wait) = line.wait.take() {
                 line.pace.learn(wait);
@@ -57,7 +59,7 @@ fn receive_now(py: Python<'_>, client: &Client, message: &mut Message) -> Option
         }
         Ok(Found::Nothing) => Some(false),
         _ => None,
-    }
+    })
 }
 
 /// Gives an answer. Whether the client is still there; otherwise `undo` was called.

@@ -125,13 +125,32 @@ impl Drop for Entry {
     }
 }
 
-#[derive(Default)]
 struct Tables {
     last: u64,
     kept: HashMap<u64, (Py<Entry>, i64)>,
     living: HashMap<u64, Py<PyWeakrefReference>>,
     /// By the address of the object, and as what it was given out.
     by_object: HashMap<(usize, String), u64>,
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        Self {
+            last: first_number(),
+            kept: HashMap::default(),
+            living: HashMap::default(),
+            by_object: HashMap::default(),
+        }
+    }
+}
+
+/// Where the numbers of a server's objects begin: not where those of another one did at the same address, whose clients may still have their proxies.
+fn first_number() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    // The random state alone is the same in all forks of a process.
+    let made = RandomState::new().hash_one((std::process::id(), std::time::SystemTime::now()));
+    // Room for more objects than there will be.
+    (made >> 1) & !u64::from(u32::MAX)
 }
 
 /// All of them. Locked with the GIL, and no code of Python's runs meanwhile.

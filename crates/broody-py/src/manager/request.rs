@@ -4,7 +4,7 @@
 //! itself. An answer is `(kind, result)`, or packed where the request was.
 
 use broody_shm::mailbox::Mailbox;
-use pyo3::exceptions::PyException;
+use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
@@ -36,17 +36,27 @@ enum Outcome<'py> {
     Other(Bound<'py, PyAny>),
 }
 
-/// Carries out a request; the answer goes to the end of `bytes`.
+/// Methods that may wait for another client, of objects that do not mind which thread calls them.
+const WAITING: [&str; 9] = ["acquire", "wait", "get", "put", "join", "apply", "map", "starmap", "__next__"];
+
+/// Carries out a request; the answer goes to the end of `bytes`. `is_alone`: no other thread waits for clients, so that this one must not wait for them.
 pub(super) fn carry_out(
     server: &Bound<'_, Server>,
     client: &Bound<'_, Client>,
     message: &mut Message,
+    is_alone: bool,
     bytes: &mut Vec<u8>,
 ) -> PyResult<Answer> {
     match packed::unpack_call(server.py(), message) {
-        Some(call) => packed_call(server, client, call, bytes),
-        None => pickled(server, client, message, bytes),
+        Some(call) => packed_call(server, client, call, is_alone, bytes),
+        None => pickled(server, client, message, is_alone, bytes),
     }
+}
+
+/// The answer to a request that cannot be carried out.
+pub(super) fn refuse(server: &Bound<'_, Server>, error: PyErr, bytes: &mut Vec<u8>) -> PyResult<()> {
+    let failed = server.call_method1(intern!(server.py(), "_failed"), (error.into_value(server.py()),))?;
+    write(server, Ok(Outcome::Other(failed)), bytes).map(|_| ())
 }
 
 /// A mailbox for the client, which has asked for one.
@@ -68,6 +78,7 @@ fn packed_call(
     server: &Bound<'_, Server>,
     client: &Bound<'_, Client>,
     call: PyResult<packed::Call<'_, '_>>,
+    is_alone: bool,
     bytes: &mut Vec<u8>,
 ) -> PyResult<Answer> {
     let py = server.py();
@@ -78,6 +89,7 @@ fn packed_call(
             &format_args!("{:x}", call.ident).to_string(),
         )?;
         let name = PyString::intern(py, call.name);
+        check_may_wait(&entry, &name, is_alone)?;
         carry_out_call(server, client, &entry, &name, call.args.as_any(), None)
     });
     if let Ok(Outcome::Result(result, undo)) = &outcome
@@ -93,6 +105,7 @@ fn pickled(
     server: &Bound<'_, Server>,
     client: &Bound<'_, Client>,
     message: &mut Message,
+    is_alone: bool,
     bytes: &mut Vec<u8>,
 ) -> PyResult<Answer> {
     let py = server.py();
@@ -117,6 +130,7 @@ fn pickled(
         let entry = server.get().objects.entry(py, number, shown.to_str()?)?;
         let name = name.cast_into::<PyString>()?;
         let kwds = kwds.cast_into::<PyDict>()?;
+        check_may_wait(&entry, &name, is_alone)?;
         carry_out_call(server, client, &entry, &name, &args, Some(&kwds))
     })();
     write(server, outcome, bytes)
@@ -151,6 +165,17 @@ fn write(
         return Ok(SOMETHING);
     }
     Ok(Answer { undo, ..SOMETHING })
+}
+
+/// An error for a call that may wait, in the last thread that could serve whom it waits for.
+fn check_may_wait(entry: &Bound<'_, Entry>, name: &Bound<'_, PyString>, is_alone: bool) -> PyResult<()> {
+    if is_alone && (!entry.get().is_free || WAITING.contains(&name.to_str()?)) {
+        return Err(PyRuntimeError::new_err(
+            "the manager's server cannot start another thread for this call: its memory or the number of its processes is limited. \
+             Raise the limit, or call again when fewer calls wait",
+        ));
+    }
+    Ok(())
 }
 
 fn carry_out_call<'py>(

@@ -310,31 +310,38 @@ impl Server {
             if server.is_stopping.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            if is_last {
-                slf.call_method0(intern!(py, "_more"))?;
-            }
-            match token.map_err(os_error)? {
-                None => server.send_away(Instant::now()),
-                Some(STOP) => {}
-                Some(LISTENER) => Self::admit(slf, &listening)?,
+            // There may be no memory for another thread, or no room in a limit.
+            let is_alone = is_last && slf.call_method0(intern!(py, "_more")).is_err();
+            let result = match token.map_err(os_error)? {
+                None => {
+                    server.send_away(Instant::now());
+                    Ok(())
+                }
+                Some(STOP) => Ok(()),
+                Some(LISTENER) => Self::admit(slf, &listening),
                 Some(token) => {
                     let client = lock(&server.clients).get(&token).map(|client| client.clone_ref(py));
-                    if let Some(client) = client
-                        && let Err(error) = Self::serve(slf, &listening, client.bind(py))
-                    {
-                        // Nothing that a client does may cost the server a thread.
-                        slf.call_method1(intern!(py, "_dropped"), (error.into_value(py),))?;
-                    }
+                    client.map_or(Ok(()), |client| Self::serve(slf, &listening, client.bind(py), is_alone))
                 }
+            };
+            if let Err(error) = result {
+                // Nothing that a client does may cost the server a thread.
+                slf.call_method1(intern!(py, "_dropped"), (error.into_value(py),))?;
             }
         }
     }
 
     // Clients
 
-    fn serve(slf: &Bound<'_, Self>, listening: &Listening, client: &Bound<'_, Client>) -> PyResult<()> {
+    /// `is_alone`: there is no other thread that waits for clients.
+    fn serve(
+        slf: &Bound<'_, Self>,
+        listening: &Listening,
+        client: &Bound<'_, Client>,
+        is_alone: bool,
+    ) -> PyResult<()> {
         let before = client::serve(Some(client.clone().unbind()));
-        let stays = Self::attend(slf, client);
+        let stays = Self::attend(slf, client, is_alone);
         drop(client::serve(before));
         let stays = match stays {
             Ok(stays) => stays,
@@ -352,7 +359,7 @@ impl Server {
     }
 
     /// Answers what a client has sent. Whether there may be more.
-    fn attend(slf: &Bound<'_, Self>, client: &Bound<'_, Client>) -> PyResult<bool> {
+    fn attend(slf: &Bound<'_, Self>, client: &Bound<'_, Client>, is_alone: bool) -> PyResult<bool> {
         let (py, this) = (slf.py(), client.get());
         let mut message = std::mem::take(&mut this.line().message);
         let mut bytes = std::mem::take(&mut this.line().answer);
@@ -363,10 +370,18 @@ impl Server {
                     // It has been waited for, or is told.
                     break true;
                 }
-                match exchange::receive(py, this, &mut message)? {
-                    Some(true) => {}
-                    Some(false) => break true,
-                    None => break false,
+                match exchange::receive(py, this, &mut message) {
+                    Ok(Some(true)) => {}
+                    Ok(Some(false)) => break true,
+                    Ok(None) => break false,
+                    Err(error) => {
+                        bytes.clear();
+                        request::refuse(slf, error, &mut bytes)?;
+                        match exchange::reply(py, this, &bytes, None)? {
+                            true => continue,
+                            false => break false,
+                        }
+                    }
                 }
             }
             is_there = false;
@@ -381,7 +396,7 @@ impl Server {
                 continue;
             }
             bytes.clear();
-            let answer = request::carry_out(slf, client, &mut message, &mut bytes)?;
+            let answer = request::carry_out(slf, client, &mut message, is_alone, &mut bytes)?;
             if answer.is_some {
                 let is_last = answer.is_last;
                 if !exchange::reply(py, this, &bytes, answer.undo)? {

@@ -4,6 +4,7 @@
 //! a message stays until the rest of it comes. Memory is taken for bytes that have come, never for bytes that were announced.
 
 use std::io::IoSlice;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -91,6 +92,8 @@ pub(super) enum Found {
     End,
     /// No length of a message, or one longer than is allowed.
     Nonsense,
+    /// A message of so many bytes, for which there is no memory. It is passed over; what follows it is received.
+    TooLong(usize),
 }
 
 /// A descriptor that is closed on purpose: in a fork nobody is left to drop what other threads had.
@@ -141,6 +144,8 @@ pub(super) struct Stream {
     /// What has come; the first `read` bytes were given out.
     come: Vec<u8>,
     read: usize,
+    /// So many bytes are still to come of a message that is passed over.
+    passed_over: usize,
     /// What could not be sent yet; the first `sent` bytes were.
     out: Vec<u8>,
     sent: usize,
@@ -155,7 +160,15 @@ impl AsFd for Stream {
 impl Stream {
     pub(super) fn new(fd: OwnedFd) -> Self {
         let socket = Arc::new(Socket(AtomicI32::new(fd.into_raw_fd())));
-        Self { socket, way: Way::default(), come: Vec::new(), read: 0, out: Vec::new(), sent: 0 }
+        Self {
+            socket,
+            way: Way::default(),
+            come: Vec::new(),
+            read: 0,
+            passed_over: 0,
+            out: Vec::new(),
+            sent: 0,
+        }
     }
 
     pub(super) fn socket(&self) -> &Arc<Socket> {
@@ -192,6 +205,16 @@ impl Stream {
         is_enough: impl Fn(&Self) -> bool,
     ) -> Result<Found> {
         loop {
+            if self.passed_over > 0 {
+                if is_enough(self) {
+                    return Ok(Found::Nothing);
+                }
+                match self.pass_over()? {
+                    None => return Ok(Found::Nothing),
+                    Some(0) => return Ok(Found::End),
+                    Some(_) => continue,
+                }
+            }
             let have = self.come.len() - self.read;
             let (header, length) = match self.announced() {
                 Some(Ok((header, length))) if length <= most => (header, length as usize),
@@ -204,6 +227,9 @@ impl Stream {
             }
             if is_enough(self) {
                 return Ok(Found::Nothing);
+            }
+            if !self.make_room(header, length)? {
+                return Ok(Found::TooLong(length));
             }
             match self.read_more(header, length)? {
                 None => return Ok(Found::Nothing),
@@ -220,7 +246,8 @@ impl Stream {
 
     /// Whether a message of at least so many bytes is coming.
     pub(super) fn expects(&self, length: usize) -> bool {
-        matches!(self.announced(), Some(Ok((_, announced))) if announced >= length as u64)
+        self.passed_over > 0
+            || matches!(self.announced(), Some(Ok((_, announced))) if announced >= length as u64)
     }
 
     /// The lengths of the header and of what follows it, if they have come.
@@ -252,16 +279,21 @@ impl Stream {
         }
     }
 
-    /// Reads what there is of a message whose length is known, or of whatever comes. How many bytes that were; 0: the end.
-    fn read_more(&mut self, header: usize, length: usize) -> Result<Option<usize>> {
+    /// How much is read at once of a message whose length is known, or of whatever comes.
+    fn step(&self, header: usize, length: usize) -> usize {
+        match header {
+            0 => CHUNK,
+            _ => (header + length - self.come.len()).clamp(CHUNK, STEP),
+        }
+    }
+
+    /// Makes room for the next step. Whether there is memory for it; if not, the message is passed over.
+    fn make_room(&mut self, header: usize, length: usize) -> Result<bool> {
         if self.read > 0 {
             self.come.drain(..self.read);
             self.read = 0;
         }
-        let left = match header {
-            0 => CHUNK,
-            _ => (header + length - self.come.len()).clamp(CHUNK, STEP),
-        };
+        let left = self.step(header, length);
         if left > CHUNK
             && self.come.capacity() < header + length
             && let Some(mut spare) = take_spare(header + length)
@@ -269,7 +301,31 @@ impl Stream {
             spare.extend_from_slice(&self.come);
             self.come = spare;
         }
-        self.come.reserve(left);
+        // As much again as there is, or else just what is needed.
+        let come = &mut self.come;
+        if come.try_reserve(left).or_else(|_| come.try_reserve_exact(left)).is_ok() {
+            return Ok(true);
+        }
+        if header == 0 {
+            return Err(no_memory());
+        }
+        self.passed_over = header + length - self.come.len();
+        self.come = Vec::new();
+        Ok(false)
+    }
+
+    /// Reads what there is of a message that is passed over. How many bytes that were; 0: the end.
+    fn pass_over(&mut self) -> Result<Option<usize>> {
+        let mut bytes = [MaybeUninit::uninit(); KEPT];
+        let most = self.passed_over.min(bytes.len());
+        let count = stream::read_now(self.socket.as_fd(), &self.way, &mut bytes[..most])?;
+        self.passed_over -= count.unwrap_or(0);
+        Ok(count)
+    }
+
+    /// Reads into the room that was made. How many bytes that were; 0: the end.
+    fn read_more(&mut self, header: usize, length: usize) -> Result<Option<usize>> {
+        let left = self.step(header, length);
         let room = self.come.spare_capacity_mut();
         // Of a long message not a byte too much: then its memory is the message's.
         let room = if left > CHUNK { &mut room[..left] } else { room };
@@ -288,13 +344,13 @@ impl Stream {
     pub(super) fn send(&mut self, bytes: &[u8]) -> Result<bool> {
         if !self.out.is_empty() {
             let behind = Outgoing::new(bytes);
-            self.out.append(&mut behind.unsent());
+            self.out.append(&mut behind.try_unsent().ok_or_else(no_memory)?);
             return self.flush();
         }
         let mut message = Outgoing::new(bytes);
         while !message.is_done() {
             if !message.send_now(self.socket.as_fd(), &self.way)? {
-                self.out = message.unsent();
+                self.out = message.try_unsent().ok_or_else(no_memory)?;
                 self.sent = 0;
                 return Ok(false);
             }
@@ -349,13 +405,22 @@ impl Stream {
                 descriptors.into_iter().next()
             }
             socket::Received::Empty => return Ok(None),
-            socket::Received::Closed | socket::Received::Truncated => return Err(closed()),
+            // There was no room for the descriptor in this process.
+            socket::Received::Truncated { length } => {
+                self.come.extend_from_slice(&chunk[..length]);
+                None
+            }
+            socket::Received::Closed => return Err(closed()),
         };
         match self.receive(CHUNK as u64, message)? {
             Found::Message => Ok(Some(descriptor)),
             _ => Err(closed()),
         }
     }
+}
+
+fn no_memory() -> Error {
+    Error::new("malloc", std::io::Error::from(std::io::ErrorKind::OutOfMemory))
 }
 
 fn closed() -> Error {

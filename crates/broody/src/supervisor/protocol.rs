@@ -224,7 +224,7 @@ fn receive_into<T: DeserializeOwned>(
         Received::Message { length, descriptors, sender } => (length, descriptors, sender),
         Received::Empty => return Ok(Arrived::Empty),
         Received::Closed => return Ok(Arrived::Closed),
-        Received::Truncated => {
+        Received::Truncated { .. } => {
             return Ok(Arrived::Spoiled("its descriptors found no room (RLIMIT_NOFILE), or it was too long"));
         }
     };
