@@ -16,7 +16,7 @@ import traceback
 import warnings
 import weakref
 
-from . import TimeoutError, _broody, _runtime, get_context, process, util
+from . import TimeoutError, _broody, _reducers, _runtime, get_context, process, util
 from ._broody import should_stop  # noqa: F401  (for tasks that can end early)
 
 __all__ = ["Pool", "ThreadPool"]
@@ -209,9 +209,12 @@ class Pool:
             "pin_cpus": pin_cpus,
             "policy": policy,
         }
-        self._engine = _make_engine(
-            self._ctx, (least, most), initializer, initargs, settings, forward_logs
-        )
+        forward, backward = getattr(self, "_forward_reducers", None), getattr(self, "_backward_reducers", None)
+        if backward:
+            initializer = _reducers.Begin(backward, initializer)
+        self._engine = _make_engine(self._ctx, (least, most), initializer, initargs, settings, forward_logs)
+        # Where tasks are handed in.
+        self._tasks = _reducers.Tasks(self._engine, forward or {}) if forward or backward else self._engine
         self._streams = weakref.WeakSet()
         self._traces = []
         self._terminate = util.Finalize(self, _end, (self._engine,), exitpriority=15)
@@ -279,7 +282,7 @@ class Pool:
         """`func(*args, **kwds)` in a worker, later. Gives an `AsyncResult`. What is said of the task goes before what the pool says."""
         self._check_running()
         terms = _terms(timeout, soft_timeout, retries, backoff, memory_limit, cost, priority, retry_errors)
-        return ApplyResult(self._engine.apply(func, args, kwds, terms), callback, error_callback)
+        return ApplyResult(self._tasks.apply(func, args, kwds, terms), callback, error_callback)
 
     def map(self, func, iterable, chunksize=None, *, progress=False, **terms):
         """The results of `func` for each item, in the items' order.
@@ -317,9 +320,9 @@ class Pool:
     def _map_now(self, func, iterable, star, chunksize, terms):
         iterable, chunksize = self._chunks(iterable, chunksize)
         if chunksize == 1:
-            return MapResult(self._engine.map(func, iterable, star, 1, _terms(**terms)), 1).get()
+            return MapResult(self._tasks.map(func, iterable, star, 1, _terms(**terms)), 1).get()
         # Workers run the first chunks while the next ones are pickled.
-        stream = self._engine.imap(func, iterable, star, chunksize, True, None, _terms(**terms))
+        stream = self._tasks.imap(func, iterable, star, chunksize, True, None, _terms(**terms))
         results, failure = [], None
         while True:
             try:
@@ -348,7 +351,7 @@ class Pool:
             chunksize = max(min(chunksize, len(iterable) // 100), 1)
         with Bar(progress, len(iterable)) as bar:
             tell = lambda done, _: bar.show(min(done * chunksize, len(iterable)))  # noqa: E731
-            pending = self._engine.map(func, iterable, star, chunksize, _terms(**terms), tell)
+            pending = self._tasks.map(func, iterable, star, chunksize, _terms(**terms), tell)
             try:
                 return MapResult(pending, chunksize).get()
             finally:
@@ -357,7 +360,7 @@ class Pool:
 
     def _map(self, func, iterable, star, chunksize, callback, error_callback, terms):
         iterable, chunksize = self._chunks(iterable, chunksize)
-        pending = self._engine.map(func, iterable, star, chunksize, _terms(**terms))
+        pending = self._tasks.map(func, iterable, star, chunksize, _terms(**terms))
         return MapResult(pending, chunksize, callback, error_callback)
 
     def imap(self, func, iterable, chunksize=1, *, buffersize=None, progress=False, **terms):
@@ -376,7 +379,7 @@ class Pool:
         if buffersize is not None and buffersize < 1:
             raise ValueError(f"buffersize must be None or 1+, not {buffersize:n}")
         chunks = None if buffersize is None else max(buffersize // chunksize, 1)
-        stream = self._engine.imap(func, iterable, False, chunksize, ordered, chunks, _terms(**terms))
+        stream = self._tasks.imap(func, iterable, False, chunksize, ordered, chunks, _terms(**terms))
         self._streams.add(iterator := kind(stream, chunksize))
         if progress:
             from ._progress import shown
@@ -746,7 +749,7 @@ class ThreadPool(Pool):
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         self._processes = processes
-        self._engine = _Threads(processes, initializer, initargs)
+        self._engine = self._tasks = _Threads(processes, initializer, initargs)
         self._streams = weakref.WeakSet()
         self._traces = []
         self._terminate = util.Finalize(self, _end, (self._engine,), exitpriority=15)
