@@ -1,5 +1,5 @@
 # The verbs of this project. CI calls the same.
-.PHONY: demo test test-rust test-python test-full conformance matrix bench lint docs miri fuzz
+.PHONY: demo test test-rust test-python test-full conformance matrix programs bench lint docs miri fuzz
 
 CARGO ?= cargo
 PYTHON ?= python3
@@ -55,6 +55,22 @@ matrix: $(VENV)/installed
 		$(CONFORMANCE) --suite $$suite --types processes,none,manager,threads --results $(RESULTS) $(METHODS); done
 	$(VENV)/bin/python tests/conformance/matrix.py $(RESULTS) > target/conformance.md
 	cp target/conformance.md docs/conformance.md
+
+# Programs that know nothing of broody, under the standard module and by `python -m broody`: see tests/programs. DOCUMENT=docs/programs.md writes that. TORCH=1 installs PyTorch.
+GROUPS ?= documentation standard packages
+JOBS ?= 2
+TORCH ?=
+DOCUMENT ?=
+PROGRAMS_VENV ?= target/programs-venv
+PROGRAMS_PYTHON = $(if $(filter packages,$(GROUPS)),$(PROGRAMS_VENV),$(VENV))/bin/python
+programs: $(VENV)/installed $(if $(filter packages,$(GROUPS)),$(PROGRAMS_VENV)/installed)
+	$(VENV)/bin/python tests/programs/run.py --jobs $(JOBS) $(if $(DOCUMENT),--document $(DOCUMENT)) \
+		$(addprefix --python ,$(PROGRAMS_PYTHON) $(PYTHONS)) $(GROUPS)
+
+$(PROGRAMS_VENV)/installed:
+	test -x $(PROGRAMS_VENV)/bin/python || $(PYTHON) -m venv $(PROGRAMS_VENV)
+	$(PROGRAMS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check joblib numpy scikit-learn $(if $(TORCH),torch)
+	touch $@
 
 # Kills after every instruction, and ten minutes of chaos.
 test-full:
