@@ -62,12 +62,13 @@ JOBS ?= 2
 TORCH ?=
 DOCUMENT ?=
 PROGRAMS_VENV ?= target/programs-venv
+PROGRAMS_INSTALLED = $(PROGRAMS_VENV)/installed$(if $(TORCH),-torch)
 PROGRAMS_PYTHON = $(if $(filter packages,$(GROUPS)),$(PROGRAMS_VENV),$(VENV))/bin/python
-programs: $(VENV)/installed $(if $(filter packages,$(GROUPS)),$(PROGRAMS_VENV)/installed)
+programs: $(VENV)/installed $(if $(filter packages,$(GROUPS)),$(PROGRAMS_INSTALLED))
 	$(VENV)/bin/python tests/programs/run.py --jobs $(JOBS) $(if $(DOCUMENT),--document $(DOCUMENT)) \
 		$(addprefix --python ,$(PROGRAMS_PYTHON) $(PYTHONS)) $(GROUPS)
 
-$(PROGRAMS_VENV)/installed:
+$(PROGRAMS_INSTALLED):
 	test -x $(PROGRAMS_VENV)/bin/python || $(PYTHON) -m venv $(PROGRAMS_VENV)
 	$(PROGRAMS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check joblib numpy scikit-learn $(if $(TORCH),torch)
 	touch $@

@@ -22,7 +22,7 @@ else differs from run to run, by the program's nature, is named with the program
 
 DOCUMENTED = """\
 They are taken from the pages of Debian's python3-doc when they are run: programs as they are, sessions statement by statement, servers together with their clients (on
-the port and with the key of the text). The number is the block's in its section.
+the port and with the key of the text). Of pages about other things only what uses processes. The number is the block's in its section.
 """
 
 
@@ -42,7 +42,9 @@ def table(heads, rows):
 
 def nature(program):
     """What of its output is not compared."""
-    told = [f"`{pattern}` is taken for `{text}`" if text else f"`{pattern}` is left out" for pattern, text in program.replace]
+    told = []
+    for pattern, text in program.replace:
+        told.append(f"`{pattern}` is taken for `{text}`".replace("\n", r"\n") if text else f"`{pattern}` is left out")
     return told + [f"the order of `{pattern}`" for pattern in program.unordered]
 
 
@@ -71,5 +73,5 @@ def text(parts):
             found.append("Left out:\n")
             found.append("".join(f"- {name}: {why}\n" for name, why in named))
         if fragments := len(out) - len(named):
-            found.append(f"{fragments} further blocks are fragments, or what is written by others.\n")
+            found.append(f"{fragments} further blocks are fragments, or show what another one writes.\n")
     return "\n".join(found)

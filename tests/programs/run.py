@@ -13,6 +13,7 @@ import difflib
 import fnmatch
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -127,9 +128,12 @@ def one(options, python, package):
         arguments = lambda group, program: (group, program, python, {"PYTHONPATH": str(package)}, sorted(missing & set(program.needs)))  # noqa: E731
         chosen = [(group, program) for group, program in chosen if numbers < program.until]
         together = {index: threads.submit(compare, *arguments(*pair)) for index, pair in enumerate(chosen) if not pair[1].alone}
-        concurrent.futures.wait(together.values())
         for index, pair in enumerate(chosen):
-            row = together[index].result() if index in together else compare(*arguments(*pair))
+            if index in together:
+                row = together[index].result()
+            else:
+                concurrent.futures.wait(together.values())
+                row = compare(*arguments(*pair))
             rows.append(row)
             print("  " + "  ".join(f"{cell:{width}}" for cell, width in zip(row.cells(), (58, 12, 12, 5, 9, 9))).rstrip(), flush=True)
             for line in row.differs:
@@ -155,7 +159,9 @@ def main():
 
             # Alone, for interpreters that it was not installed for: nothing else of this one's packages.
             (package / "broody").symlink_to(Path(broody.__file__).parent)
-        parts = [one(options, python, package) for python in options.python or [sys.executable]]
+        # Programs run in folders of their own: the whole path, but not through links, for it says which environment it is.
+        pythons = [os.path.abspath(shutil.which(python) or python) for python in options.python or [sys.executable]]
+        parts = [one(options, python, package) for python in pythons]
     if options.document:
         Path(options.document).write_text(document.text(parts))
     rows = [row for part in parts for row in part.rows]
