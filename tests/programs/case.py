@@ -153,8 +153,12 @@ class Case:
             if self.case["interrupt"]:
                 server.send_signal(signal.SIGINT)
             codes.insert(0, self.wait(server))
+        return {"codes": codes}
+
+    def written(self):
+        """What the programs wrote, and whatever they started."""
         texts = [[path.read_text(errors="backslashreplace") for path in pair] for pair in self.outputs]
-        return {"codes": codes, "out": "".join(out for out, _ in texts), "err": "".join(err for _, err in texts)}
+        return {"out": "".join(out for out, _ in texts), "err": "".join(err for _, err in texts)}
 
     def processes_left(self):
         """What still runs when there was time enough to end. It is ended now."""
@@ -204,7 +208,7 @@ def main():
         left.append(f"{len(case.zombies.found)} zombies while it ran")
     left += case.names_left(before)
     left += [f"temporary file {path.relative_to(case.temporary)}" for path in sorted(case.temporary.rglob("*"))]
-    json.dump({**result, "files": case.files(), "left": left}, sys.stdout)
+    json.dump({**result, **case.written(), "files": case.files(), "left": left}, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ Programs that know nothing of broody, each run once by the interpreter as it is 
 and what is left of them when they have ended (processes, zombies, names in /dev/shm, temporary files, sockets). Written by `tests/programs/run.py`; again:
 `make programs DOCUMENT=docs/programs.md`. With `TORCH=1` PyTorch is installed for it, which is some gigabytes.
 
-Tracebacks are compared by their last lines, for they pass through other modules; the name of the package (`broody.`) and addresses in memory are not compared. What
+Tracebacks are compared by their last lines, for they pass through other modules; the name of the package (`broody.`) and addresses in memory are not compared; nor are the
+resource tracker's warnings, for broody has none. What
 else differs from run to run, by the program's nature, is named with the program below.
 """
 

@@ -50,5 +50,7 @@ class Program:
 ALWAYS = [
     (r"\bbroody\.", "multiprocessing."),
     (r'^( *)File ".*", line \d+(, in .*)?\n(?:\1 +.*\n)*', ""),
+    # broody has no tracker to warn of what a program has left: see docs/python.md.
+    (r"^.*resource_tracker: There appear to be .*\n  warnings\.warn\(.*\n", ""),
     (r"\b0x[0-9a-f]{6,}\b", "0x..."),
 ]

@@ -25,7 +25,10 @@ class Stream(IterableDataset):
 
 class Broken(Squares):
     def __getitem__(self, index):
-        raise LookupError(f"there is no {index}")
+        # Late, so that each worker has begun: torch complains of one that is ended before.
+        if index >= 30:
+            raise LookupError(f"there is no {index}")
+        return super().__getitem__(index)
 
 
 def prepare(worker):
@@ -53,7 +56,7 @@ def main(method):
     try:
         list(DataLoader(Broken(), num_workers=2, multiprocessing_context=method))
     except LookupError as error:
-        print(type(error).__name__, "there is no 0" in str(error))
+        print(type(error).__name__, "there is no 30" in str(error))
     context = torch.multiprocessing.get_context(method)
     tensor, queue = torch.zeros(1000).share_memory_(), context.JoinableQueue()
     child = context.Process(target=change, args=(tensor, queue))
