@@ -4,6 +4,7 @@ import itertools
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -439,3 +440,21 @@ def test_a_pool_that_is_forgotten_ends(method):
 def test_a_fork_may_forget_its_parents_pool():
     with Program("fork_forgets") as program:
         assert program.end() == (0, "", "")
+
+
+def test_workers_that_replace_others_do_not_write_what_the_program_has_buffered(method):
+    program = """
+import multiprocessing, sys
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    with multiprocessing.Pool(1, maxtasksperchild=1) as pool:
+        print("once")
+        pool.map(abs, range(3), 1)
+        pool.close()
+        pool.join()
+"""
+    # Buffered, as to any pipe.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "broody", "-c", program, method]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (0, "once\n"), done.stderr
