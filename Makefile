@@ -1,5 +1,5 @@
 # The verbs of this project. CI calls the same.
-.PHONY: demo test test-rust test-python test-full conformance conformance-short bench lint docs miri fuzz
+.PHONY: demo test test-rust test-python test-full conformance conformance-short programs bench lint docs miri fuzz
 
 CARGO ?= cargo
 PYTHON ?= python3
@@ -57,6 +57,22 @@ conformance: $(VENV)/installed
 # What `make test` runs of it: the two suites that ask most of broody, without the tests that go through managers and threads.
 conformance-short: $(VENV)/installed
 	$(CONFORMANCE) --suite multiprocessing --suite executor fork forkserver
+
+# Programs that know nothing of broody, under the standard module and by `python -m broody`: see tests/programs. DOCUMENT=docs/programs.md writes that. TORCH=1 installs PyTorch.
+GROUPS ?= documentation standard packages
+TORCH ?=
+DOCUMENT ?=
+PROGRAMS_VENV ?= target/programs-venv
+PROGRAMS_INSTALLED = $(PROGRAMS_VENV)/installed$(if $(TORCH),-torch)
+PROGRAMS_PYTHON = $(if $(filter packages,$(GROUPS)),$(PROGRAMS_VENV),$(VENV))/bin/python
+programs: $(VENV)/installed $(if $(filter packages,$(GROUPS)),$(PROGRAMS_INSTALLED))
+	$(VENV)/bin/python tests/programs/run.py --jobs $(JOBS) $(if $(DOCUMENT),--document $(DOCUMENT)) \
+		$(addprefix --python ,$(PROGRAMS_PYTHON) $(PYTHONS)) $(GROUPS)
+
+$(PROGRAMS_INSTALLED):
+	test -x $(PROGRAMS_VENV)/bin/python || $(PYTHON) -m venv $(PROGRAMS_VENV)
+	$(PROGRAMS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check joblib numpy scikit-learn $(if $(TORCH),torch)
+	touch $@
 
 # Kills after every instruction, and ten minutes of chaos.
 test-full:

@@ -15,6 +15,7 @@ import traceback
 
 from . import _broody, connection, process, util
 from ._references import listener_client
+from .pool import ExceptionWithTraceback
 from .reduction import ForkingPickler
 
 __all__ = []
@@ -163,11 +164,12 @@ class Server(_broody._Server):
         """The answer to a call that has raised `error`."""
         text = self._traceback(error)
         try:
-            error.add_note(f"In the manager's server:\n{text}")
-            ForkingPickler.loads(ForkingPickler.dumps(error))
+            # The text goes along as the error's cause: what the caller sees of the error itself is what the standard module's shows.
+            answer = ExceptionWithTraceback(error, error.__traceback__)
+            ForkingPickler.loads(ForkingPickler.dumps(answer))
         except Exception:
             return "#TRACEBACK", text
-        return "#ERROR", error
+        return "#ERROR", answer
 
     @staticmethod
     def _traceback(error):

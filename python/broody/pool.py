@@ -10,7 +10,7 @@ import traceback
 import warnings
 import weakref
 
-from . import _engines, get_context, util
+from . import _engines, _reducers, get_context, util
 from ._broody import should_stop  # noqa: F401  (for tasks that can end early)
 from ._engines import terms as _terms
 from ._results import ApplyResult, AsyncResult, IMapIterator, IMapUnorderedIterator, MapResult  # noqa: F401  (AsyncResult: for programs)
@@ -125,11 +125,15 @@ class Pool:
         if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
             raise ValueError("maxtasksperchild must be a positive int or None")
         settings = {"max_queue": max_queue, **_engines.settings(maxtasksperchild, **settings)}
+        forward, backward = getattr(self, "_forward_reducers", None), getattr(self, "_backward_reducers", None)
+        begin = _reducers.Begin(backward, initializer) if backward else initializer
         self._begin(
             processes,
             initializer,
-            lambda workers: _engines.make(self._ctx, workers, initializer, initargs, settings),
+            lambda workers: _engines.make(self._ctx, workers, begin, initargs, settings),
         )
+        if forward or backward:
+            self._tasks = _reducers.Tasks(self._engine, forward or {})
         self._maxtasksperchild = maxtasksperchild
         self._initializer = initializer
         self._initargs = initargs
@@ -143,6 +147,8 @@ class Pool:
         _engines.check(initializer)
         self._processes = most
         self._engine = make_engine((least, most))
+        # Where tasks are handed in.
+        self._tasks = self._engine
         self._streams = weakref.WeakSet()
         self._traces = []
         self._terminate = util.Finalize(self, _engines.end, (self._engine,), exitpriority=15)
@@ -201,7 +207,7 @@ class Pool:
     ):
         """`func(*args, **kwds)` in a worker, later. Gives an `AsyncResult`. What is said of the task goes before what the pool says."""
         self._check_running()
-        return ApplyResult(self._engine.apply(func, args, kwds, _terms(**terms)), callback, error_callback, self)
+        return ApplyResult(self._tasks.apply(func, args, kwds, _terms(**terms)), callback, error_callback, self)
 
     def map(self, func, iterable, chunksize=None, *, progress=False, **terms):
         """The results of `func` for each item, in the items' order.
@@ -239,9 +245,9 @@ class Pool:
     def _map_now(self, func, iterable, star, chunksize, terms):
         iterable, chunksize = self._chunks(iterable, chunksize)
         if chunksize == 1:
-            return MapResult(self._engine.map(func, iterable, star, 1, _terms(**terms)), 1).get()
+            return MapResult(self._tasks.map(func, iterable, star, 1, _terms(**terms)), 1).get()
         # Workers run the first chunks while the next ones are pickled.
-        stream = self._engine.imap(func, iterable, star, chunksize, True, None, _terms(**terms))
+        stream = self._tasks.imap(func, iterable, star, chunksize, True, None, _terms(**terms))
         results, failure = [], None
         while True:
             try:
@@ -270,7 +276,7 @@ class Pool:
             chunksize = max(min(chunksize, len(iterable) // 100), 1)
         with Bar(progress, len(iterable)) as bar:
             tell = lambda done, _: bar.show(min(done * chunksize, len(iterable)))  # noqa: E731
-            pending = self._engine.map(func, iterable, star, chunksize, _terms(**terms), tell)
+            pending = self._tasks.map(func, iterable, star, chunksize, _terms(**terms), tell)
             try:
                 return MapResult(pending, chunksize).get()
             finally:
@@ -279,7 +285,7 @@ class Pool:
 
     def _map(self, func, iterable, star, chunksize, callback, error_callback, terms):
         iterable, chunksize = self._chunks(iterable, chunksize)
-        pending = self._engine.map(func, iterable, star, chunksize, _terms(**terms))
+        pending = self._tasks.map(func, iterable, star, chunksize, _terms(**terms))
         return MapResult(pending, chunksize, callback, error_callback, self)
 
     def imap(self, func, iterable, chunksize=1, *, buffersize=None, progress=False, **terms):
@@ -298,7 +304,7 @@ class Pool:
         if buffersize is not None and buffersize < 1:
             raise ValueError(f"buffersize must be None or 1+, not {buffersize:n}")
         chunks = None if buffersize is None else max(buffersize // chunksize, 1)
-        stream = self._engine.imap(func, iterable, False, chunksize, ordered, chunks, _terms(**terms))
+        stream = self._tasks.imap(func, iterable, False, chunksize, ordered, chunks, _terms(**terms))
         self._streams.add(iterator := kind(stream, chunksize, self))
         if progress:
             from ._progress import shown

@@ -244,7 +244,7 @@ class ShareableList:
         if isinstance(value, (str, bytes)):
             room = self._offsets[index + 1] - self._offsets[index]
             if len(packed) > room:
-                raise ValueError(f"bytes/str item exceeds available storage: {len(packed)} bytes, and there are {room}")
+                raise ValueError("bytes/str item exceeds available storage")
             fmt = self._get_packing_format(index)
             if fmt[-1] != "s":
                 fmt = self._types_mapping[str] % room

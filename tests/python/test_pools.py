@@ -5,6 +5,7 @@ import itertools
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -457,3 +458,21 @@ def test_a_pool_lives_as_long_as_somebody_waits_for_its_results(ctx, tmp_path):
         gc.collect()
     # The supervisor stays, and the fork server.
     eventually(lambda: len(set(descendants(os.getpid())) - before) <= 2, "the end of the workers")
+
+
+def test_workers_that_replace_others_do_not_write_what_the_program_has_buffered(method):
+    program = """
+import multiprocessing, sys
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    with multiprocessing.Pool(1, maxtasksperchild=1) as pool:
+        print("once")
+        pool.map(abs, range(3), 1)
+        pool.close()
+        pool.join()
+"""
+    # Buffered, as to any pipe.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "broody", "-c", program, method]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (0, "once\n"), done.stderr

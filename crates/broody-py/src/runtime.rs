@@ -22,8 +22,20 @@ fn before_fork() {
     // SAFETY: the interpreter is there: it has loaded this code, and ends pools before it ends itself.
     unsafe {
         TAKEN.set(Some(ffi::PyGILState_Ensure()));
-        ffi::PyOS_BeforeFork();
     }
+    flush_streams();
+    // SAFETY: as above.
+    unsafe { ffi::PyOS_BeforeFork() };
+}
+
+/// What is buffered would be in the child's buffers as well, and be written twice. A worker that replaces another one may be forked at any time.
+fn flush_streams() {
+    Python::attach(|py| {
+        let flushed = py.import("broody.util").and_then(|util| util.call_method0("_flush_std_streams"));
+        if let Err(error) = flushed {
+            error.write_unraisable(py, None);
+        }
+    });
 }
 
 fn after_fork() {
