@@ -7,7 +7,9 @@
 
 mod counters;
 mod handles;
+mod links;
 mod locks;
+mod mailbox;
 mod meetings;
 mod messages;
 mod operation;

@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -56,6 +57,7 @@ pub struct Operation<S> {
     check: fn(S) -> Outcome,
     turns: Turns,
     fresh: bool,
+    file: Option<fn(&S) -> BorrowedFd<'_>>,
 }
 
 impl<S> Operation<S> {
@@ -68,8 +70,20 @@ impl<S> Operation<S> {
         check: fn(S) -> Outcome,
     ) -> Self {
         let (turns, event) = (Turns::Once, None);
-        let fresh = false;
-        Self { name, stage, warm_up: |_| {}, prepare: |_| {}, act, ready: |_| {}, event, check, turns, fresh }
+        let (fresh, file) = (false, None);
+        Self {
+            name,
+            stage,
+            warm_up: |_| {},
+            prepare: |_| {},
+            act,
+            ready: |_| {},
+            event,
+            check,
+            turns,
+            fresh,
+            file,
+        }
     }
 
     /// In the victim, in one of two series: uses everything once, so that it is mapped and held, and leaves it as it was.
@@ -96,6 +110,11 @@ impl<S> Operation<S> {
     /// Each time in an arena of its own, whose tables grow with the first use.
     pub fn in_new_arenas(self) -> Self {
         Self { fresh: true, ..self }
+    }
+
+    /// It changes another piece of shared memory than the arena.
+    pub fn changes(self, file: fn(&S) -> BorrowedFd<'_>) -> Self {
+        Self { file: Some(file), ..self }
     }
 
     /// It may be done and undone on its way: the check sees to what is right.
@@ -411,7 +430,8 @@ impl<S> Operation<S> {
         let mut stage = (self.stage)(arena);
         let victim = self.victim(&stage, warm);
         (self.ready)(&mut stage);
-        let mut watch = Watch::new(arena);
+        let file = self.file.map(|file| Watch::new(file(&stage)));
+        let mut watches: Vec<_> = file.into_iter().chain([Watch::new(arena.descriptor())]).collect();
         let (mut places, mut changes) = (Vec::new(), Vec::new());
         let mut event = Event(self.event);
         loop {
@@ -427,7 +447,9 @@ impl<S> Operation<S> {
             if stop == Stop::Marker {
                 break;
             }
-            if watch.has_changed(calls) || calls {
+            let changed =
+                watches.iter_mut().fold(false, |changed, watch| watch.has_changed(calls) || changed);
+            if changed || calls {
                 changes.push(places.len());
             }
         }

@@ -226,6 +226,7 @@ mod tests {
         assert!(!asks.put(Way::Request, b"another one"), "it is full");
         assert!(serves.is_full(Way::Request) && serves.take(Way::Request, &mut got).unwrap());
         assert_eq!(got, [7; ROOM]);
+        assert!(!serves.take(Way::Request, &mut got).unwrap(), "it was taken");
         assert!(!asks.put(Way::Request, b"taken, and nobody looks"));
         asks.watch(Way::Answer);
         assert!(serves.put(Way::Answer, b""));

@@ -29,11 +29,29 @@ struct Stream {
 }
 
 impl Direction {
+    fn put(&self, message: u32) -> bool {
+        // SAFETY: as it is WATCHED, says the protocol; loom looks.
+        self.words.put(message, || self.page.with_mut(|page| unsafe { *page = message }))
+    }
+
+    /// Looks no more: the message that had come before.
+    fn give_up(&self) -> Option<u32> {
+        self.words.unwatch().then(|| {
+            let mut message = 0;
+            let taken = self.words.take(|length| {
+                // SAFETY: as it is FULL, says the protocol; loom looks.
+                message = self.page.with(|page| unsafe { *page });
+                assert_eq!(message, length, "the length is the message's own");
+                Ok::<(), ()>(())
+            });
+            assert_eq!(taken, Ok(true));
+            message
+        })
+    }
+
     /// Leaves the message for a reader who looks, or else sends it.
     fn send(&self, message: u32) {
-        // SAFETY: as it is WATCHED, says the protocol; loom looks.
-        let write = || self.page.with_mut(|page| unsafe { *page = message });
-        if !self.words.put(message, write) {
+        if !self.put(message) {
             live();
             self.stream.lock().unwrap().messages.push_back(message);
             self.changed.notify_one();
@@ -46,16 +64,9 @@ impl Direction {
         if looks {
             // A look that sees nothing: the next thing is the end of looking, as after many of them.
             self.words.is_full();
-            if self.words.unwatch() {
-                let mut message = None;
-                let taken = self.words.take(|length| {
-                    // SAFETY: as it is FULL, says the protocol; loom looks.
-                    message = Some(self.page.with(|page| unsafe { *page }));
-                    assert_eq!(message, Some(length), "the length is the message's own");
-                    Ok::<(), ()>(())
-                });
-                assert_eq!(taken, Ok(true));
-                return message;
+            let found = self.give_up();
+            if found.is_some() {
+                return found;
             }
         }
         live();
@@ -166,4 +177,30 @@ fn every_answer_comes_once_and_a_server_that_dies_leaves_the_end_of_its_stream()
             assert_eq!(answered, link.answer.count.load(Ordering::SeqCst), "what was sent has come");
         });
     }
+}
+
+/// Without any turns, and without the stream: the one leaves messages whenever he can, the other looks whenever he likes.
+#[test]
+fn what_was_left_is_taken_once_and_what_was_refused_never() {
+    for_every_death(12, |life| {
+        let way = Arc::new(Direction::default());
+        let left = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let (theirs, noted) = (way.clone(), left.clone());
+        let write = move || {
+            for message in 1..=3 {
+                if theirs.put(message) {
+                    noted.lock().unwrap().push(message);
+                }
+            }
+        };
+        let writer = mortal_alone(life, write, || {});
+        let mut taken = Vec::new();
+        for _ in 0..2 {
+            way.words.watch();
+            taken.extend(way.give_up());
+            assert_eq!(way.words.take(|_| Ok::<(), ()>(())), Ok(false), "it was taken");
+        }
+        writer.join().unwrap();
+        assert_eq!(taken, *left.lock().unwrap());
+    });
 }
