@@ -14,6 +14,7 @@ mod meetings;
 mod messages;
 mod operation;
 mod other;
+mod pools;
 mod queues;
 mod repairs;
 mod tasks;

@@ -180,7 +180,7 @@ pub fn stay_on_one_cpu() {
 }
 
 /// A run that was looked at.
-struct Path {
+pub struct Path {
     /// Where it stood after so many steps.
     places: Vec<u64>,
     /// For how many times it was there, then.
@@ -192,7 +192,8 @@ struct Path {
 }
 
 impl Path {
-    fn new(mut places: Vec<u64>, changes: Vec<usize>) -> Self {
+    /// Where it stood, from the beginning, and after which steps something had changed.
+    pub fn new(mut places: Vec<u64>, changes: Vec<usize>) -> Self {
         // The step before the last was already behind the marker's system call.
         places.pop();
         let mut counts = HashMap::new();
@@ -207,16 +208,22 @@ impl Path {
     }
 
     /// How many steps: behind the last one is the marker.
-    fn length(&self) -> usize {
+    pub fn length(&self) -> usize {
         self.places.len()
     }
 
     /// Whether it stands in one place at this step, and at no other.
-    fn comes_once(&self, step: usize) -> bool {
+    pub fn comes_once(&self, step: usize) -> bool {
         self.places.get(step).is_none_or(|place| self.counts.get(place).is_none_or(|count| *count == 1))
     }
 
-    fn chosen(&self, share: usize) -> Vec<usize> {
+    /// Where it stood after so many steps, and for how many times; `None` at the end.
+    pub fn place(&self, step: usize) -> Option<(u64, u32)> {
+        Some((*self.places.get(step)?, self.visits[step]))
+    }
+
+    /// The steps to die at, of which there are so many series.
+    pub fn chosen(&self, share: usize) -> Vec<usize> {
         let length = self.length();
         let most = match choice() {
             Choice::All => return (0..=length).collect(),
@@ -448,8 +455,8 @@ impl<S> Operation<S> {
                 break;
             }
             let changed =
-                watches.iter_mut().fold(false, |changed, watch| watch.has_changed(calls) || changed);
-            if changed || calls {
+                watches.iter_mut().filter_map(|watch| watch.has_changed(calls).then_some(())).count();
+            if changed > 0 || calls {
                 changes.push(places.len());
             }
         }
@@ -535,7 +542,7 @@ pub fn bury(arena: &Arena, victim: Traced) {
 }
 
 /// Runs the victim to a step of the path.
-fn run_to(victim: &Traced, path: &Path, step: usize, asleep: &mut dyn FnMut()) -> Stop {
+pub fn run_to(victim: &Traced, path: &Path, step: usize, asleep: &mut dyn FnMut()) -> Stop {
     let Some(place) = path.places.get(step) else {
         return victim.go_on(asleep);
     };
