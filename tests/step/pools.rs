@@ -1,6 +1,7 @@
 //! A pool's worker, and the program that has the pool, in a round trip from a call to its answer.
 
 use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -40,19 +41,20 @@ fn call_to_pass(pool: &Arc<Pool>, victim: Pid) -> JoinHandle<Answer> {
     std::thread::spawn(move || (pool.apply(pass, victim), Instant::now()))
 }
 
-/// The words of all links that this process has, to see when they change. Only one test has pools here.
+/// The words of all links that this process has, to see when they change. Those of other tests only make more steps seem to matter.
 fn words_of_links() -> Vec<u8> {
     const LENGTH: usize = 1280;
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let memory = std::fs::File::open("/proc/self/mem").unwrap();
     let links =
         maps.lines().filter(|line| line.contains("memfd:broody-worker") && line.contains(" 00000000 "));
-    let start = |line: &str| usize::from_str_radix(line.split('-').next().unwrap(), 16).unwrap();
+    let start = |line: &str| u64::from_str_radix(line.split('-').next().unwrap(), 16).unwrap();
     let mut words = Vec::new();
     for place in links.map(start) {
-        // SAFETY: the first page of a link whose pool the caller has. Who writes there meanwhile only makes this a mixture of bytes.
-        words.extend_from_slice(unsafe {
-            std::slice::from_raw_parts(std::ptr::with_exposed_provenance::<u8>(place), LENGTH)
-        });
+        // Another test may have unmapped it by now.
+        let mut bytes = [0; LENGTH];
+        _ = memory.read_at(&mut bytes, place);
+        words.extend_from_slice(&bytes);
     }
     words
 }
@@ -184,6 +186,38 @@ fn a_worker_that_dies_anywhere_in_a_round_costs_its_pool_one_task_at_most_and_no
     }
     let (length, tried, time) = (path.length(), chosen.len(), start.elapsed().as_millis());
     eprintln!("{NAME}: {length} steps; killed at {tried}, {missed} missed; {time} ms");
+}
+
+#[test]
+fn a_worker_that_is_about_to_sleep_does_not_sleep_through_its_next_task() {
+    const NAME: &str = "answer, and get the next task anywhere";
+    let (start, path) = (Instant::now(), look());
+    let chosen = path.chosen(2);
+    for step in &chosen {
+        let mut context = Where(NAME, *step, 0);
+        let give = || {
+            let mut round = Round::start();
+            let (worker, mut asleep) = round.parts();
+            let stop = run_to(worker, &path, *step, &mut asleep);
+            context.2 = worker.place();
+            asleep();
+            drop(asleep);
+            let given = Instant::now();
+            if stop == Stop::Trap {
+                round.worker.let_go();
+                assert_eq!(round.worker.wait(), Stop::Marker);
+            }
+            let slept = given.elapsed();
+            let (answered, begun, _) = round.kill();
+            assert!(answered && begun);
+            slept
+        };
+        // On a machine that is slow just then, it may be late; but not each time.
+        let mut tries = std::iter::repeat_with(give).take(3);
+        assert!(tries.any(|slept| slept < BOUND), "a worker has slept through its task");
+    }
+    let (length, tried, time) = (path.length(), chosen.len(), start.elapsed().as_millis());
+    eprintln!("{NAME}: {length} steps; stopped at {tried}; {time} ms");
 }
 
 /// A program with a pool, when it is about to call, and who goes with it.
