@@ -71,11 +71,15 @@ struct Link {
 impl Link {
     /// Publishes the next record and rings. Whether the descriptor is to be used.
     fn put(&self, kernel: &Kernel) -> bool {
+        self.publish();
+        self.bell.ring_with(7, |word| kernel.wake_some(&word.0, 1))
+    }
+
+    fn publish(&self) {
         let tail = self.tail.load(Ordering::Relaxed);
         // SAFETY: from tail on they are the producer's.
         self.records[tail as usize].with_mut(|record| unsafe { *record = tail + 1 });
         self.tail.store(tail + 1, Ordering::Release);
-        self.bell.ring_with(7, |word| kernel.wake_some(&word.0, 1))
     }
 
     fn is_empty(&self, head: u32) -> bool {
@@ -155,12 +159,12 @@ struct Pool {
 }
 
 impl Pool {
-    /// The caller: at his worker's bell, until he has so many answers or the worker is dead. How many he has.
-    fn wait(&self, looks: bool) -> u32 {
+    /// The caller: at his worker's bell, until `wanted` answers are there or the worker is dead. How many there are.
+    fn wait(&self, wanted: u32, looks: bool) -> u32 {
         loop {
             let mut slot = self.slot.lock().unwrap();
             self.link.bell.attend();
-            slot.has_sleeper = self.link.is_empty(slot.head) && slot.head < RECORDS && !slot.is_buried;
+            slot.has_sleeper = self.link.is_empty(slot.head) && slot.head < wanted && !slot.is_buried;
             if slot.has_sleeper {
                 drop(slot);
                 self.link.sleep(&self.kernel, looks);
@@ -169,7 +173,7 @@ impl Pool {
             }
             self.link.bell.listen();
             self.link.drain(&mut slot.head);
-            if slot.head == RECORDS || slot.is_buried {
+            if slot.head >= wanted || slot.is_buried {
                 return slot.head;
             }
         }
@@ -185,13 +189,23 @@ impl Pool {
             self.link.bell.rouse_with(|word| self.kernel.wake_some(&word.0, 1));
         }
     }
+
+    /// The pool's thread, when its descriptor has told it of something: it listens again.
+    fn be_told(&self) {
+        self.collect(false);
+        let mut slot = self.slot.lock().unwrap();
+        if !slot.has_sleeper {
+            self.link.bell.listen();
+            self.link.drain(&mut slot.head);
+        }
+    }
 }
 
-/// The worker's part: rings after each answer. The pool's thread does what the descriptor tells it.
+/// The worker's part: rings after each answer.
 fn answer(pool: &Pool) {
     for _ in 0..RECORDS {
         if pool.link.put(&pool.kernel) {
-            immortal(|| pool.collect(false));
+            immortal(|| pool.be_told());
         }
     }
 }
@@ -203,7 +217,7 @@ fn a_caller_gets_what_his_worker_has_published_and_sees_its_death() {
             let pool = Arc::new(Pool::default());
             let (theirs, undertaker) = (pool.clone(), pool.clone());
             let worker = mortal_alone(life, move || answer(&theirs), move || undertaker.collect(true));
-            let answered = pool.wait(looks);
+            let answered = pool.wait(RECORDS, looks);
             let lived = worker.join().unwrap();
             assert_eq!(answered, pool.link.tail.load(Ordering::SeqCst), "what was published is not lost");
             assert!(!lived || answered == RECORDS);
@@ -213,16 +227,37 @@ fn a_caller_gets_what_his_worker_has_published_and_sees_its_death() {
 
 #[test]
 fn a_caller_whose_answer_another_thread_takes_is_roused() {
+    for_every_death(12, |life| {
+        let pool = Arc::new(Pool::default());
+        let (theirs, undertaker) = (pool.clone(), pool.clone());
+        // It rings for the first answer only: it has more to do.
+        let work = move || {
+            if theirs.link.put(&theirs.kernel) {
+                immortal(|| theirs.be_told());
+            }
+            theirs.link.publish();
+            immortal(|| theirs.collect(false));
+        };
+        let worker = mortal_alone(life, work, move || undertaker.collect(true));
+        let theirs = pool.clone();
+        let other = thread::spawn(move || theirs.collect(false));
+        let answered = pool.wait(RECORDS, true);
+        other.join().unwrap();
+        assert!(!worker.join().unwrap() || answered == RECORDS);
+    });
+}
+
+#[test]
+fn the_pools_thread_is_told_of_what_comes_when_a_caller_has_his_answer() {
     for looks in [false, true] {
         for_every_death(16, move |life| {
             let pool = Arc::new(Pool::default());
             let (theirs, undertaker) = (pool.clone(), pool.clone());
             let worker = mortal_alone(life, move || answer(&theirs), move || undertaker.collect(true));
-            let theirs = pool.clone();
-            let other = thread::spawn(move || theirs.collect(false));
-            let answered = pool.wait(looks);
-            other.join().unwrap();
-            assert!(!worker.join().unwrap() || answered == RECORDS);
+            pool.wait(1, looks);
+            worker.join().unwrap();
+            let taken = pool.slot.lock().unwrap().head;
+            assert_eq!(taken, pool.link.tail.load(Ordering::SeqCst), "somebody has taken all of it");
         });
     }
 }
