@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use broody::{Error, Pid, Pool, StartMethod};
-use broody_os::fork;
+use broody_os::{fork, proc};
 use broody_shm::sleep::BOUND;
 use broody_tests::{Identity, eventually, supervisor};
 
@@ -39,10 +39,18 @@ fn call(pool: &Pool) {
     assert_eq!(pool.apply(double, 4).unwrap(), 8);
 }
 
-/// A call by a thread, and when its answer came.
-fn call_to_pass(pool: &Arc<Pool>, victim: Pid) -> JoinHandle<Answer> {
+/// A thread that calls, by its number, and when its answer came.
+type Call = (Pid, JoinHandle<Answer>);
+
+fn call_to_pass(pool: &Arc<Pool>, victim: Pid) -> Call {
     let pool = pool.clone();
-    std::thread::spawn(move || (pool.apply(pass, victim), Instant::now()))
+    let (tell, told) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        // SAFETY: takes nothing.
+        tell.send(unsafe { libc::gettid() }).unwrap();
+        (pool.apply(pass, victim), Instant::now())
+    });
+    (told.recv().unwrap(), thread)
 }
 
 /// Where the links of this process are. Those of other tests only make more steps seem to matter.
@@ -83,9 +91,9 @@ type Answer = (broody::Result<Pid>, Instant);
 struct Round {
     pool: Arc<Pool>,
     worker: Traced,
-    first: JoinHandle<Answer>,
+    first: Call,
     /// From when the worker sleeps, or is dead.
-    second: Option<JoinHandle<Answer>>,
+    second: Option<Call>,
 }
 
 impl Round {
@@ -120,7 +128,8 @@ impl Round {
             Err(Error::WorkerLost { pid, .. }) if *pid == victim => true,
             Err(error) => panic!("the wrong error: {error}"),
         };
-        let ((first, first_at), (second, second_at)) = (self.first.join().unwrap(), second.join().unwrap());
+        let ((first, first_at), (second, second_at)) =
+            (self.first.1.join().unwrap(), second.1.join().unwrap());
         let (first_is_lost, second_is_lost) = (is_lost(&first), is_lost(&second));
         assert!(first_is_lost || first.unwrap() == victim, "it had begun with the first task");
         assert!(second_is_lost || second.unwrap() != victim, "it cannot have answered the second task");
@@ -206,8 +215,18 @@ fn a_worker_that_is_about_to_sleep_does_not_sleep_through_its_next_task() {
             let (worker, mut asleep) = round.parts();
             let stop = run_to(worker, &path, *step, &mut asleep);
             context.2 = worker.place();
-            asleep();
+            let (links, memory) = (links(), File::open("/proc/self/mem").unwrap());
+            let before = words(&links, &memory);
             drop(asleep);
+            if round.second.is_none() {
+                round.second = Some(call_to_pass(&round.pool, round.worker.pid()));
+                // The caller sleeps, having published and rung.
+                let thread = round.second.as_ref().unwrap().0;
+                eventually("the call", || {
+                    words(&links, &memory) != before
+                        && proc::stat(thread).unwrap().is_some_and(|stat| stat.letter == 'S')
+                });
+            }
             let given = Instant::now();
             if stop == Stop::Trap {
                 round.worker.let_go();
