@@ -7,11 +7,14 @@
 
 mod counters;
 mod handles;
+mod links;
 mod locks;
+mod mailbox;
 mod meetings;
 mod messages;
 mod operation;
 mod other;
+mod pools;
 mod queues;
 mod repairs;
 mod tasks;

@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -56,6 +57,7 @@ pub struct Operation<S> {
     check: fn(S) -> Outcome,
     turns: Turns,
     fresh: bool,
+    file: Option<fn(&S) -> BorrowedFd<'_>>,
 }
 
 impl<S> Operation<S> {
@@ -68,8 +70,20 @@ impl<S> Operation<S> {
         check: fn(S) -> Outcome,
     ) -> Self {
         let (turns, event) = (Turns::Once, None);
-        let fresh = false;
-        Self { name, stage, warm_up: |_| {}, prepare: |_| {}, act, ready: |_| {}, event, check, turns, fresh }
+        let (fresh, file) = (false, None);
+        Self {
+            name,
+            stage,
+            warm_up: |_| {},
+            prepare: |_| {},
+            act,
+            ready: |_| {},
+            event,
+            check,
+            turns,
+            fresh,
+            file,
+        }
     }
 
     /// In the victim, in one of two series: uses everything once, so that it is mapped and held, and leaves it as it was.
@@ -96,6 +110,11 @@ impl<S> Operation<S> {
     /// Each time in an arena of its own, whose tables grow with the first use.
     pub fn in_new_arenas(self) -> Self {
         Self { fresh: true, ..self }
+    }
+
+    /// It changes another piece of shared memory than the arena.
+    pub fn changes(self, file: fn(&S) -> BorrowedFd<'_>) -> Self {
+        Self { file: Some(file), ..self }
     }
 
     /// It may be done and undone on its way: the check sees to what is right.
@@ -161,7 +180,7 @@ pub fn stay_on_one_cpu() {
 }
 
 /// A run that was looked at.
-struct Path {
+pub struct Path {
     /// Where it stood after so many steps.
     places: Vec<u64>,
     /// For how many times it was there, then.
@@ -173,7 +192,8 @@ struct Path {
 }
 
 impl Path {
-    fn new(mut places: Vec<u64>, changes: Vec<usize>) -> Self {
+    /// Where it stood, from the beginning, and after which steps something had changed.
+    pub fn new(mut places: Vec<u64>, changes: Vec<usize>) -> Self {
         // The step before the last was already behind the marker's system call.
         places.pop();
         let mut counts = HashMap::new();
@@ -188,16 +208,22 @@ impl Path {
     }
 
     /// How many steps: behind the last one is the marker.
-    fn length(&self) -> usize {
+    pub fn length(&self) -> usize {
         self.places.len()
     }
 
     /// Whether it stands in one place at this step, and at no other.
-    fn comes_once(&self, step: usize) -> bool {
+    pub fn comes_once(&self, step: usize) -> bool {
         self.places.get(step).is_none_or(|place| self.counts.get(place).is_none_or(|count| *count == 1))
     }
 
-    fn chosen(&self, share: usize) -> Vec<usize> {
+    /// Where it stood after so many steps, and for how many times; `None` at the end.
+    pub fn place(&self, step: usize) -> Option<(u64, u32)> {
+        Some((*self.places.get(step)?, self.visits[step]))
+    }
+
+    /// The steps to die at, of which there are so many series.
+    pub fn chosen(&self, share: usize) -> Vec<usize> {
         let length = self.length();
         let most = match choice() {
             Choice::All => return (0..=length).collect(),
@@ -411,7 +437,8 @@ impl<S> Operation<S> {
         let mut stage = (self.stage)(arena);
         let victim = self.victim(&stage, warm);
         (self.ready)(&mut stage);
-        let mut watch = Watch::new(arena);
+        let file = self.file.map(|file| Watch::new(file(&stage)));
+        let mut watches: Vec<_> = file.into_iter().chain([Watch::new(arena.descriptor())]).collect();
         let (mut places, mut changes) = (Vec::new(), Vec::new());
         let mut event = Event(self.event);
         loop {
@@ -427,7 +454,9 @@ impl<S> Operation<S> {
             if stop == Stop::Marker {
                 break;
             }
-            if watch.has_changed(calls) || calls {
+            let changed =
+                watches.iter_mut().filter_map(|watch| watch.has_changed(calls).then_some(())).count();
+            if changed > 0 || calls {
                 changes.push(places.len());
             }
         }
@@ -513,7 +542,7 @@ pub fn bury(arena: &Arena, victim: Traced) {
 }
 
 /// Runs the victim to a step of the path.
-fn run_to(victim: &Traced, path: &Path, step: usize, asleep: &mut dyn FnMut()) -> Stop {
+pub fn run_to(victim: &Traced, path: &Path, step: usize, asleep: &mut dyn FnMut()) -> Stop {
     let Some(place) = path.places.get(step) else {
         return victim.go_on(asleep);
     };

@@ -100,6 +100,21 @@ impl Traced {
         traced
     }
 
+    /// A process that runs, a descendant of this one, wherever it is.
+    pub fn seize(pid: Pid) -> Self {
+        assert_eq!(request(libc::PTRACE_SEIZE, pid, 0, 0), 0, "ptrace is not allowed");
+        let traced = Self { pid, is_there: true };
+        assert_eq!(request(libc::PTRACE_INTERRUPT, pid, 0, 0), 0);
+        assert_eq!(traced.wait(), Stop::Trap, "it stops where it is");
+        traced
+    }
+
+    /// Kills it, where it stands, and leaves its end to whoever waits for it.
+    pub fn kill_and_leave(mut self) {
+        self.is_there = false;
+        assert!(fork::kill_child(self.pid, signals::SIGKILL).unwrap());
+    }
+
     /// Traces it no more, and lets it run.
     pub fn let_loose(mut self) {
         self.is_there = false;
@@ -111,7 +126,8 @@ impl Traced {
         self.pid
     }
 
-    fn wait(&self) -> Stop {
+    /// Waits until it stops.
+    pub fn wait(&self) -> Stop {
         self.stopped(0).expect("a wait without WNOHANG ends with a stop")
     }
 
@@ -160,11 +176,21 @@ impl Traced {
             let stop = self.go_on_to(behind, &mut || {});
             return stop.expect("a breakpoint can be set where it runs");
         }
-        assert_eq!(request(libc::PTRACE_SINGLESTEP, self.pid, 0, 0), 0);
+        self.step_alone();
         match asleep {
             Some(asleep) => self.wait_or(asleep),
             None => self.wait(),
         }
+    }
+
+    /// Runs one instruction, or one round of a string instruction, and changes nothing of the code, which other threads of the process may run.
+    pub fn step_in_a_crowd(&self) -> Stop {
+        self.step_alone();
+        self.wait()
+    }
+
+    fn step_alone(&self) {
+        assert_eq!(request(libc::PTRACE_SINGLESTEP, self.pid, 0, 0), 0);
     }
 
     /// Lets it run, and does not wait for it.
@@ -262,6 +288,32 @@ impl Traced {
             return Some(Stop::Marker);
         }
         if self.place() == place { Some(Stop::Trap) } else { self.go_on_to(place, asleep) }
+    }
+
+    /// Runs until this thread has come to `place` so many times, or to a marker. The code stays as it is for its other threads: a debug register holds the
+    /// breakpoint, or, on machines that have none to spare, each instruction is a step.
+    pub fn go_to_in_a_crowd(&self, place: u64, visits: u32) -> Stop {
+        let mut visits = visits;
+        let is_set = self.set_debug_register(0, place);
+        while visits > 0 {
+            // It may stand there.
+            let mut stop = self.step_in_a_crowd();
+            if is_set && stop == Stop::Trap && self.place() != place && self.set_debug_register(7, 1) {
+                self.let_go();
+                stop = self.wait();
+                assert!(self.set_debug_register(7, 0));
+            }
+            if stop == Stop::Marker {
+                return stop;
+            }
+            visits -= u32::from(self.place() == place);
+        }
+        Stop::Trap
+    }
+
+    fn set_debug_register(&self, number: usize, value: u64) -> bool {
+        let place = std::mem::offset_of!(libc::user, u_debugreg) + number * size_of::<u64>();
+        request(libc::PTRACE_POKEUSER, self.pid, place, value as usize) == 0
     }
 
     /// Kills it, where it stands. It is a zombie then, as the supervisor finds it.

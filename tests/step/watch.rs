@@ -3,18 +3,17 @@
 //! Between two changes of shared memory a death leaves the same thing, wherever it comes. So a run that is looked at after each
 //! step finds those instants that matter, and they are tried first.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use broody_os::memory::page_size;
-use broody_shm::arena::Arena;
 
-/// How much of the arena's file is watched, in bytes: tables and small bodies, which is where all words are. Behind it lie the bytes of
+/// How much of a file is watched, in bytes: of an arena tables and small bodies, which is where all words are. Behind it lie the bytes of
 /// messages and blobs.
 const WATCHED: usize = 320 << 20;
 
-/// A copy of an arena's words, to see when they change.
-pub struct Watch<'a> {
-    arena: &'a Arena,
+/// A copy of the words in a file, an arena's or another one, to see when they change.
+pub struct Watch {
+    file: OwnedFd,
     mapping: *const u8,
     copy: Vec<Piece>,
     looks: u32,
@@ -25,20 +24,21 @@ struct Piece {
     bytes: Vec<u8>,
 }
 
-impl<'a> Watch<'a> {
-    pub fn new(arena: &'a Arena) -> Self {
-        let (flags, fd) = (libc::MAP_SHARED | libc::MAP_NORESERVE, arena.descriptor().as_raw_fd());
+impl Watch {
+    pub fn new(file: BorrowedFd<'_>) -> Self {
+        let file = file.try_clone_to_owned().expect("a descriptor");
+        let (flags, fd) = (libc::MAP_SHARED | libc::MAP_NORESERVE, file.as_raw_fd());
         // SAFETY: a new mapping at a place that the kernel chooses.
         let mapping = unsafe { libc::mmap(std::ptr::null_mut(), WATCHED, libc::PROT_READ, flags, fd, 0) };
         assert_ne!(mapping, libc::MAP_FAILED);
-        let mut watch = Self { arena, mapping: mapping.cast(), copy: Vec::new(), looks: 0 };
+        let mut watch = Self { file, mapping: mapping.cast(), copy: Vec::new(), looks: 0 };
         watch.copy = watch.read();
         watch
     }
 
     /// The pieces of the file that have pages.
     fn pieces(&self) -> Vec<(usize, usize)> {
-        let fd = self.arena.descriptor().as_raw_fd();
+        let fd = self.file.as_raw_fd();
         let seek = |from: usize, whence| {
             // SAFETY: lseek takes any numbers; nobody uses the descriptor's position.
             let found = unsafe { libc::lseek(fd, from as libc::off_t, whence) };
@@ -84,7 +84,7 @@ impl<'a> Watch<'a> {
     }
 }
 
-impl Drop for Watch<'_> {
+impl Drop for Watch {
     fn drop(&mut self) {
         debug_assert!(WATCHED.is_multiple_of(page_size()));
         // SAFETY: mapped by `new`, and nobody else knows of it.

@@ -19,9 +19,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use broody_os::memory::{self, Mapping};
 
 use crate::Corrupt;
+use crate::sync::Word;
 
 const SIDE: usize = 4096;
-const WORDS: usize = 4 * size_of::<AtomicU32>();
+const WORDS: usize = size_of::<Words>();
 
 /// The longest message, in bytes.
 pub const ROOM: usize = SIDE - WORDS;
@@ -39,13 +40,63 @@ pub enum Way {
     Answer,
 }
 
+/// The words of one direction, which say whose its page is.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub(crate) struct Words<W = AtomicU32> {
+    state: W,
+    length: W,
+    /// Where its writer was last.
+    cpu: W,
+    _unused: u32,
+}
+
+impl<W: Word> Words<W> {
+    pub(crate) fn watch(&self) {
+        // Release: the page was read before.
+        self.state.store(WATCHED, Ordering::Release);
+    }
+
+    pub(crate) fn unwatch(&self) -> bool {
+        // Relaxed: nothing is read but what `take` reads.
+        let before = self.state.compare_exchange(WATCHED, NOBODY, Ordering::Relaxed, Ordering::Relaxed);
+        before == Err(FULL)
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        // Relaxed: `take` orders.
+        self.state.load(Ordering::Relaxed) == FULL
+    }
+
+    /// Has `write` fill the page with `length` bytes, if the reader looks. Whether he did until it was full.
+    pub(crate) fn put(&self, length: u32, write: impl FnOnce()) -> bool {
+        // Acquire: the reader has read what was there before.
+        if self.state.load(Ordering::Acquire) != WATCHED {
+            return false;
+        }
+        write();
+        // Relaxed: published with the bytes.
+        self.length.store(length, Ordering::Relaxed);
+        // Release: the bytes are there when the word is seen.
+        self.state.compare_exchange(WATCHED, FULL, Ordering::Release, Ordering::Relaxed).is_ok()
+    }
+
+    /// Has `read` read a page that is full, of so many bytes. Whether it was.
+    pub(crate) fn take<E>(&self, read: impl FnOnce(u32) -> Result<(), E>) -> Result<bool, E> {
+        // Acquire: with the store of `put`.
+        if self.state.load(Ordering::Acquire) != FULL {
+            return Ok(false);
+        }
+        read(self.length.load(Ordering::Relaxed))?;
+        // Relaxed: nothing is written here before the next `watch`, which releases what was read.
+        self.state.store(NOBODY, Ordering::Relaxed);
+        Ok(true)
+    }
+}
+
 #[repr(C, align(4096))]
 struct Side {
-    state: AtomicU32,
-    length: AtomicU32,
-    /// Where its writer was last.
-    cpu: AtomicU32,
-    _unused: u32,
+    words: Words,
     /// Written only by the writer while the word is WATCHED, read only while it is FULL.
     bytes: std::cell::UnsafeCell<[u8; ROOM]>,
 }
@@ -85,17 +136,18 @@ impl Mailbox {
         unsafe { self.0.as_ptr().cast::<Side>().add(index).as_ref() }
     }
 
+    fn words(&self, way: Way) -> &Words {
+        &self.side(way).words
+    }
+
     /// The reader looks from now on.
     pub fn watch(&self, way: Way) {
-        // Release: the page was read before.
-        self.side(way).state.store(WATCHED, Ordering::Release);
+        self.words(way).watch();
     }
 
     /// The reader does not look any more. Whether a message had come before: it is to be [taken](Self::take).
     pub fn unwatch(&self, way: Way) -> bool {
-        // Relaxed: nothing is read but what `take` reads.
-        let state = &self.side(way).state;
-        state.compare_exchange(WATCHED, NOBODY, Ordering::Relaxed, Ordering::Relaxed) == Err(FULL)
+        self.words(way).unwatch()
     }
 
     /// Whether the side that writes `way` was last on another CPU than its reader, the caller, is now. The caller writes the other way.
@@ -106,32 +158,26 @@ impl Mailbox {
             Way::Answer => Way::Request,
         };
         // Relaxed: a guess.
-        self.side(other).cpu.store(own, Ordering::Relaxed);
-        self.side(way).cpu.load(Ordering::Relaxed) != own
+        self.words(other).cpu.store(own, Ordering::Relaxed);
+        self.words(way).cpu.load(Ordering::Relaxed) != own
     }
 
     /// Whether a message has come.
     pub fn is_full(&self, way: Way) -> bool {
-        // Relaxed: `take` orders.
-        self.side(way).state.load(Ordering::Relaxed) == FULL
+        self.words(way).is_full()
     }
 
     /// Leaves a message for a reader who looks. Whether it did: otherwise the message is to be sent.
     pub fn put(&self, way: Way, message: &[u8]) -> bool {
         let side = self.side(way);
-        // Acquire: the reader has read what was there before.
-        if message.len() > ROOM || side.state.load(Ordering::Acquire) != WATCHED {
-            return false;
-        }
-        // SAFETY: so many bytes are there, and the word is WATCHED: the other side reads none of them. A peer that breaks that reads nonsense.
-        unsafe {
-            let start = side.bytes.get().cast::<u8>();
-            start.copy_from_nonoverlapping(message.as_ptr(), message.len());
-        }
-        // Relaxed: published with the bytes.
-        side.length.store(message.len() as u32, Ordering::Relaxed);
-        // Release: the bytes are there when the word is seen.
-        side.state.compare_exchange(WATCHED, FULL, Ordering::Release, Ordering::Relaxed).is_ok()
+        let write = || {
+            // SAFETY: so many bytes are there, and the word is WATCHED: the other side reads none of them. A peer that breaks that reads nonsense.
+            unsafe {
+                let start = side.bytes.get().cast::<u8>();
+                start.copy_from_nonoverlapping(message.as_ptr(), message.len());
+            }
+        };
+        message.len() <= ROOM && side.words.put(message.len() as u32, write)
     }
 
     /// Takes the message that has come, into `message`, and looks no more. Whether there was one.
@@ -140,26 +186,22 @@ impl Mailbox {
     /// [`Corrupt`] if its length cannot be one.
     pub fn take(&self, way: Way, message: &mut Vec<u8>) -> Result<bool, Corrupt> {
         let side = self.side(way);
-        // Acquire: with the store of `put`.
-        if side.state.load(Ordering::Acquire) != FULL {
-            return Ok(false);
-        }
-        let length = side.length.load(Ordering::Relaxed) as usize;
-        if length > ROOM {
-            return Err(Corrupt);
-        }
-        message.clear();
-        message.reserve(length);
-        // SAFETY: so many bytes are there and there is room for; the other side does not write to them while the word is FULL. A peer that does
-        // changes what is copied, which is checked by whoever reads it as what any peer has sent.
-        unsafe {
-            let start = side.bytes.get().cast::<u8>();
-            message.as_mut_ptr().copy_from_nonoverlapping(start, length);
-            message.set_len(length);
-        }
-        // Relaxed: nothing is written here before the next `watch`, which releases what was read.
-        side.state.store(NOBODY, Ordering::Relaxed);
-        Ok(true)
+        side.words.take(|length| {
+            let length = length as usize;
+            if length > ROOM {
+                return Err(Corrupt);
+            }
+            message.clear();
+            message.reserve(length);
+            // SAFETY: so many bytes are there and there is room for; the other side does not write to them while the word is FULL. A peer that does
+            // changes what is copied, which is checked by whoever reads it as what any peer has sent.
+            unsafe {
+                let start = side.bytes.get().cast::<u8>();
+                message.as_mut_ptr().copy_from_nonoverlapping(start, length);
+                message.set_len(length);
+            }
+            Ok(())
+        })
     }
 }
 
@@ -184,6 +226,7 @@ mod tests {
         assert!(!asks.put(Way::Request, b"another one"), "it is full");
         assert!(serves.is_full(Way::Request) && serves.take(Way::Request, &mut got).unwrap());
         assert_eq!(got, [7; ROOM]);
+        assert!(!serves.take(Way::Request, &mut got).unwrap(), "it was taken");
         assert!(!asks.put(Way::Request, b"taken, and nobody looks"));
         asks.watch(Way::Answer);
         assert!(serves.put(Way::Answer, b""));
@@ -199,7 +242,7 @@ mod tests {
         let (asks, serves) = both();
         serves.watch(Way::Request);
         assert!(asks.put(Way::Request, b"x"));
-        asks.side(Way::Request).length.store(u32::MAX, Ordering::Relaxed);
+        asks.words(Way::Request).length.store(u32::MAX, Ordering::Relaxed);
         assert_eq!(serves.take(Way::Request, &mut Vec::new()), Err(Corrupt));
         assert!(Mailbox::open(&memory::create("short", SIDE).unwrap()).unwrap().is_none());
     }

@@ -54,6 +54,11 @@ impl Pace {
         Self { longest, left: AtomicU32::new(FIRST), next: AtomicU32::new(FIRST) }
     }
 
+    /// As [`new`](Self::new), and the first wait begins with a look.
+    pub fn hopeful(longest: Duration) -> Self {
+        Self { left: AtomicU32::new(0), ..Self::new(longest) }
+    }
+
     /// A wait begins.
     pub fn begin(&self) -> Wait {
         let looks = self.left.load(Ordering::Relaxed) == 0;

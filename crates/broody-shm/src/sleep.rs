@@ -14,15 +14,16 @@
 //! it gets on only when the sleeper sleeps.
 //!
 //! A sleeper that dies leaves the word set: the next waker wakes nobody, once. A waker that dies between publishing and waking
-//! leaves a sleeper asleep: therefore every sleep is bounded ([`BOUND`]), and the sleeper looks again.
+//! leaves a sleeper asleep, by the word ASLEEP or, behind its last store, AWAKE: whoever sees the death [rouses](Doorbell::rouse) it. Where
+//! nobody does, every sleep is bounded ([`BOUND`]), and the sleeper looks again.
 
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use broody_os::futex;
 
 use crate::pace::Pace;
-use crate::sync::place;
+use crate::sync::{Word, place};
 
 /// The longest sleep without another look.
 pub const BOUND: Duration = Duration::from_secs(1);
@@ -38,25 +39,26 @@ const ATTENDING: u32 = 3;
 /// once cannot sleep on a word: he [listens](Self::listen), and is told by a descriptor.
 #[derive(Debug, Default)]
 #[repr(C)]
-pub struct Doorbell {
-    word: AtomicU32,
+pub struct Doorbell<W = AtomicU32> {
+    word: W,
     /// Where the ringer was when it last rang.
-    ringer: AtomicU32,
+    ringer: W,
 }
 
-impl Doorbell {
+/// The protocol, without the kernel: `sleep` and `wake` get the word, as futex(2) does.
+impl<W: Word> Doorbell<W> {
     /// The waiting side: from now on the ringer is to use the descriptor. Work must be looked for after this call.
     pub fn listen(&self) {
         // Relaxed: ordered before the look that follows by the fence.
         self.word.store(LISTENING, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        W::fence();
     }
 
-    /// The waiting side: a thread is going to [`sleep`](Self::sleep) here. Work must be looked for after this call.
+    /// The waiting side: a thread is going to [`sleep`](Doorbell::sleep) here. Work must be looked for after this call.
     pub fn attend(&self) {
         // Relaxed: as in `listen`.
         self.word.store(ATTENDING, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        W::fence();
     }
 
     /// The waiting side: nobody waits any more.
@@ -65,56 +67,78 @@ impl Doorbell {
         self.word.store(AWAKE, Ordering::Relaxed);
     }
 
-    /// The waiting side: sleeps until the bell is rung, at most for `limit` or [`BOUND`]; with a `pace`, it may look for a while first. Call
-    /// [`attend`](Self::attend) before, look for work between the two, and call [`cancel`](Self::cancel) after.
-    pub fn sleep(&self, limit: Duration, pace: Option<&Pace>) {
-        let pace = pace.filter(|_| self.ringer.load(Ordering::Relaxed) != place());
-        let mut wait = pace.map(Pace::begin);
-        // Relaxed here and below: what was published is looked for with the care that it needs.
-        let was_rung = || (self.word.load(Ordering::Relaxed) != ATTENDING).then_some(());
-        if wait.as_mut().and_then(|wait| wait.look(was_rung)).is_none()
-            && self.word.compare_exchange(ATTENDING, ASLEEP, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-        {
-            futex::wait(&self.word, ASLEEP, limit.min(BOUND));
-        }
-        if let (Some(pace), Some(wait)) = (pace, wait) {
-            pace.learn(wait);
+    /// The waiting side, between `attend` and sleep: whether nobody has rung yet.
+    pub(crate) fn is_attended(&self) -> bool {
+        // Relaxed: what was published is looked for with the care that it needs.
+        self.word.load(Ordering::Relaxed) == ATTENDING
+    }
+
+    /// Has `sleep` sleep while the word is the value that it gets, unless the bell was rung.
+    pub(crate) fn sleep_with(&self, sleep: impl FnOnce(&W, u32)) {
+        // Relaxed: as in `is_attended`.
+        if self.word.compare_exchange(ATTENDING, ASLEEP, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            sleep(&self.word, ASLEEP);
         }
     }
 
-    /// Another thread of the waiting side: wakes the one that sleeps here, if there is one.
-    pub fn rouse(&self) {
-        for (waits, sleeps) in [(ATTENDING, false), (ASLEEP, true)] {
-            // Relaxed: the thread looks at what it waits for under a lock.
-            if self.word.compare_exchange(waits, AWAKE, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                if sleeps {
-                    futex::wake(&self.word, 1);
-                }
-                return;
-            }
+    /// As [`rouse`](Doorbell::rouse).
+    pub(crate) fn rouse_with(&self, wake: impl FnOnce(&W)) {
+        // Relaxed: the thread looks at what it waits for under a lock.
+        let rouse =
+            |waits| self.word.compare_exchange(waits, AWAKE, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if !rouse(ATTENDING) {
+            rouse(ASLEEP);
+            // Also who is AWAKE by the word alone: he sleeps on if the ringer has died before it woke him.
+            wake(&self.word);
         }
     }
 
-    /// The ringing side, after it has published: wakes the thread that sleeps here. Whether the descriptor is to be used instead.
-    pub fn ring(&self) -> bool {
-        let here = place();
+    /// As [`ring`](Doorbell::ring), on the CPU `here`.
+    pub(crate) fn ring_with(&self, here: u32, wake: impl FnOnce(&W)) -> bool {
         // The loads first keep the line shared while nothing changes.
         if self.ringer.load(Ordering::Relaxed) != here {
             self.ringer.store(here, Ordering::Relaxed);
         }
-        fence(Ordering::SeqCst);
+        W::fence();
         // Relaxed: ordered after the publication by the fence.
         if self.word.load(Ordering::Relaxed) == AWAKE {
             return false;
         }
         match self.word.swap(AWAKE, Ordering::Relaxed) {
             ASLEEP => {
-                futex::wake(&self.word, 1);
+                wake(&self.word);
                 false
             }
             LISTENING => true,
             _ => false,
         }
+    }
+}
+
+impl Doorbell {
+    /// The waiting side: sleeps until the bell is rung, at most for `limit` or [`BOUND`]; with a `pace`, it may look for a while first. Call
+    /// [`attend`](Self::attend) before, look for work between the two, and call [`cancel`](Self::cancel) after.
+    pub fn sleep(&self, limit: Duration, pace: Option<&Pace>) {
+        let pace = pace.filter(|_| self.ringer.load(Ordering::Relaxed) != place());
+        let mut wait = pace.map(Pace::begin);
+        let was_rung = || (!self.is_attended()).then_some(());
+        if wait.as_mut().and_then(|wait| wait.look(was_rung)).is_none() {
+            self.sleep_with(|word, value| _ = futex::wait(word, value, limit.min(BOUND)));
+        }
+        if let (Some(pace), Some(wait)) = (pace, wait) {
+            pace.learn(wait);
+        }
+    }
+
+    /// Another thread of the waiting side: wakes the one that sleeps here, if there is one. Both hold a lock: this one now, and that one from before
+    /// it [attended](Self::attend) until it had looked for work.
+    pub fn rouse(&self) {
+        self.rouse_with(|word| futex::wake(word, 1));
+    }
+
+    /// The ringing side, after it has published: wakes the thread that sleeps here. Whether the descriptor is to be used instead.
+    pub fn ring(&self) -> bool {
+        self.ring_with(place(), |word| futex::wake(word, 1))
     }
 }
 
