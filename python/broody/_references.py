@@ -23,6 +23,8 @@ listener_client = {"pickle": (Listener, Client), "xmlrpclib": (XmlListener, XmlC
 
 # How long the end of a process waits for a server to know of it, in seconds.
 _PATIENCE = 1.0
+# How long a thread waits for the session when another one asks something, in seconds. Most answers are there in microseconds; a new object may take its time.
+_TURN = 0.01
 
 
 class RemoteError(context.ProcessError):
@@ -104,8 +106,9 @@ class Session:
         self._owner = None
         self._numbers = itertools.count()
         self._counts = collections.Counter()
-        # What is to be told: references that have ended here, and those that the server counts too often.
-        self._released = collections.deque()
+        # References that are new here and counted by the server, and those that have ended here: (id, which), as they came.
+        self._changes = collections.deque()
+        # Those that the server counts too often.
         self._surplus = collections.deque()
         # Creations whose caller was interrupted, and has not seen the answer.
         self._abandoned = set()
@@ -148,12 +151,26 @@ class Session:
         if self._conn is None:
             with contextlib.closing(self._connect()) as conn:
                 return dispatch(conn, None, name, args, kwds)
-        if self._owner == threading.get_ident():
-            # A signal's handler, or the end of an object, in the middle of a request of this very thread.
+        if not self._take_turn():
             with contextlib.closing(self._connect_as_member()) as conn:
                 return dispatch(conn, None, name, args, kwds)
-        with self:
+        try:
             return self._exchange(name, args, kwds)
+        finally:
+            self._end_turn()
+
+    def _take_turn(self):
+        """Whether the session's connection is this thread's now. Not, where another thread waits for a long answer, and in the middle of a request of this
+        very thread: in a signal's handler, or at the end of an object."""
+        if self._owner == threading.get_ident() or not self._lock.acquire(timeout=_TURN):
+            return False
+        self._owner = threading.get_ident()
+        return True
+
+    def _end_turn(self):
+        self._owner = None
+        self._lock.release()
+        self._settle()
 
     def _exchange(self, name, args, kwds):
         number = next(self._numbers)
@@ -190,16 +207,6 @@ class Session:
             # The server has ended, and with it what was to be told.
             forget(self)
 
-    def __enter__(self):
-        self._lock.acquire()
-        self._owner = threading.get_ident()
-        return self
-
-    def __exit__(self, *error):
-        self._owner = None
-        self._lock.release()
-        self._settle()
-
     # References
 
     def incref(self, ident):
@@ -207,11 +214,11 @@ class Session:
         if self._conn is None:
             self.request("incref", ident)
             return
-        if self._owner == threading.get_ident():
+        if not self._take_turn():
             self.request("incref", ident)
-            self._count_adopted(ident)
+            self.adopt(ident)
             return
-        with self:
+        try:
             if not self._counts[ident]:
                 try:
                     self._exchange("incref", (ident,), {})
@@ -219,22 +226,14 @@ class Session:
                     del self._counts[ident]
                     raise
             self._counts[ident] += 1
+        finally:
+            self._end_turn()
 
     def adopt(self, ident):
         """A reference that the server has counted already: it came with an answer."""
-        if self._conn is None:
-            return
-        if self._owner == threading.get_ident():
-            self._count_adopted(ident)
-            return
-        with self:
-            self._count_adopted(ident)
-
-    def _count_adopted(self, ident):
-        self._counts[ident] += 1
-        if self._counts[ident] > 1:
-            # One is enough for the server.
-            self._surplus.append(ident)
+        if self._conn is not None:
+            self._changes.append((ident, 1))
+            self._settle()
 
     def decref(self, ident):
         """One reference less. May be called at any moment."""
@@ -244,24 +243,31 @@ class Session:
             except (EOFError, OSError, RemoteError) as error:
                 util.debug("decref failed: %s", error)
             return
-        self._released.append(ident)
+        self._changes.append((ident, -1))
         self._settle()
 
     def _settle(self):
-        while (self._released or self._surplus) and self._lock.acquire(blocking=False):
+        """Counts what has changed, and tells it. Left to whoever has the connection, if somebody has."""
+        while (self._changes or self._surplus) and self._lock.acquire(blocking=False):
             self._owner = threading.get_ident()
             try:
                 while self._surplus:
                     self._tell("decref", self._surplus.popleft())
-                while self._released:
-                    ident = self._released.popleft()
-                    self._counts[ident] -= 1
-                    if self._counts[ident] <= 0:
-                        del self._counts[ident]
-                        self._tell("decref", ident)
+                while self._changes:
+                    self._count(*self._changes.popleft())
             finally:
                 self._owner = None
                 self._lock.release()
+
+    def _count(self, ident, change):
+        self._counts[ident] += change
+        if change > 0:
+            if self._counts[ident] > 1:
+                # One is enough for the server.
+                self._tell("decref", ident)
+        elif self._counts[ident] <= 0:
+            del self._counts[ident]
+            self._tell("decref", ident)
 
     def close(self):
         """The process lets go of everything, and the server knows it when this returns."""

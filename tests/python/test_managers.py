@@ -442,6 +442,42 @@ def test_objects_that_belong_to_threads_are_called_by_one(ctx):
             affine.release()
 
 
+class Late:
+    """Is made when there is a file."""
+
+    def __init__(self, path):
+        Path(path + "-begun").touch()
+        eventually(Path(path).exists)
+
+
+class Slow(managers.SyncManager):
+    pass
+
+
+Slow.register("Late", Late)
+
+
+def test_an_object_that_is_made_slowly_holds_nobody_up(ctx, tmp_path):
+    path = str(tmp_path / "now")
+    with Slow(ctx=ctx) as manager:
+        shared = manager.list([manager.list([1])])
+        before = manager._number_of_objects()
+        late = in_a_thread(manager.Late, path)
+        eventually(Path(path + "-begun").exists)
+        # The other thread's object is made only after all of this: new objects, old ones that arrive, their ends.
+        made = manager.dict(a=1)
+        assert (made["a"], list(shared[0])) == (1, [1])
+        keep = [shared[0] for _ in range(5)]
+        assert [list(each) for each in keep] == [[1]] * 5
+        Path(path).touch()
+        slow = late.get(timeout=PATIENCE)
+        # The inner list, too: only the outer one referred to it before.
+        assert manager._number_of_objects() == before + 3
+        del made, keep, slow
+        eventually(lambda: manager._number_of_objects() == before)
+        assert list(shared[0]) == [1]
+
+
 def test_errors_bring_the_traceback_of_the_server(ctx):
     with Owner(ctx=ctx) as manager, pytest.raises(RuntimeError) as caught:
         manager.Affine().release()
