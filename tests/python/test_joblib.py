@@ -52,6 +52,26 @@ def threads_allowed():
     return os.environ.get("OMP_NUM_THREADS")
 
 
+def fill(array, index):
+    array[index] = index
+    return type(array).__name__
+
+
+def test_workers_write_into_files_that_the_program_has_mapped(tmp_path):
+    numpy = pytest.importorskip("numpy")
+    mapped = numpy.memmap(tmp_path / "numbers", dtype="f8", mode="w+", shape=(4, 50))
+    plain = numpy.zeros(50_000)
+    calls = [delayed(fill)(mapped[1], index) for index in range(50)]
+    calls += [delayed(fill)(mapped[2, ::2], index) for index in range(25)]
+    calls += [delayed(fill)(numpy.asarray(mapped)[3], index) for index in range(50)]
+    # Not for others to see.
+    calls += [delayed(fill)(plain, index) for index in range(3)]
+    assert len(Parallel()(calls)) == 128
+    assert mapped.sum() == mapped[1:].sum() and not plain.any()
+    assert (mapped[1] == range(50)).all() and (mapped[3] == range(50)).all()
+    assert (mapped[2, ::2] == range(25)).all() and not mapped[2, 1::2].any()
+
+
 def test_results_are_in_order(backend):
     squares = [x * x for x in range(300)]
     for size in ("auto", 1, 7):

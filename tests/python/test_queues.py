@@ -5,6 +5,7 @@ import pickle
 import queue
 import random
 import signal
+import threading
 import time
 
 import pytest
@@ -105,7 +106,7 @@ class Unpicklable:
 
 def test_what_cannot_be_pickled_leaves_the_queue_whole(ctx, capsys):
     messages = ctx.Queue()
-    for message in (Unpicklable(), ctx.Lock(), lambda: None, [b"x" * 100_000, Unpicklable()]):
+    for message in (Unpicklable(), threading.Lock(), lambda: None, [b"x" * 100_000, Unpicklable()]):
         messages.put(message)
         messages.put(1)
         assert messages.get(timeout=PATIENCE) == 1

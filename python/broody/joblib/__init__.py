@@ -5,12 +5,13 @@ ends, one that dies is named in the error, and long arrays go to them through sh
 main module, and what is defined there goes to them by value.
 """
 
+import sys
 import threading
 
 import joblib
 from joblib._parallel_backends import AutoBatchingMixin, FallbackToBackend, ParallelBackendBase, SequentialBackend
 
-from .. import get_context
+from .. import get_context, reduction
 from ..futures import ProcessPoolExecutor
 
 __all__ = ["BroodyBackend"]
@@ -44,6 +45,36 @@ def _workers(n_jobs, environment, mp_context, options):
             _kept.popitem()[1].shutdown(wait=False)
         _kept[wanted] = workers
     return workers
+
+
+# Arrays in files of the program's
+
+
+class _Sending(threading.local):
+    """Whether this thread hands in a batch. The pickler is the whole package's."""
+
+    a_batch = False
+
+
+_sending = _Sending()
+
+
+def _map_arrays_of_files():
+    """Where a program maps a file (`numpy.memmap`), workers map it, too: what they write into it is in the file, as with joblib's own backends."""
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and numpy.memmap not in reduction.ForkingPickler._extra_reducers:
+        reduction.register(numpy.memmap, _reduce_array)
+        reduction.register(numpy.ndarray, _reduce_array)
+
+
+def _reduce_array(array):
+    if _sending.a_batch and array.base is not None:
+        from joblib._memmapping_reducer import _get_backing_memmap, _reduce_memmap_backed
+
+        mapped = _get_backing_memmap(array)
+        if isinstance(mapped, sys.modules["numpy"].memmap):
+            return _reduce_memmap_backed(array, mapped)
+    return array.__reduce_ex__(5)
 
 
 class BroodyBackend(AutoBatchingMixin, ParallelBackendBase):
@@ -84,7 +115,12 @@ class BroodyBackend(AutoBatchingMixin, ParallelBackendBase):
 
     def submit(self, func, callback=None):
         """Hands in a batch."""
-        future = self._executor.submit(func)
+        _map_arrays_of_files()
+        _sending.a_batch = True
+        try:
+            future = self._executor.submit(func)
+        finally:
+            _sending.a_batch = False
         self._futures.add(future)
         future.add_done_callback(self._futures.discard)
         if callback is not None:
