@@ -24,7 +24,7 @@ ROOT = HERE.parents[1]
 PATIENCE = int(os.environ.get("PATIENCE", "120"))
 # The same for a test that is known not to pass: some of them wait for what does not come.
 LITTLE_PATIENCE = 20
-# So many tests may be known not to pass, for each interpreter and start method.
+# So many tests of a suite may be known not to pass, for each interpreter and start method.
 MOST_KNOWN = 8
 
 

@@ -21,7 +21,7 @@ As `make conformance` printed it (`tests/conformance/matrix.py`, from what `test
 `python tests/conformance/run.py --suite SUITE --python PYTHON --types processes,none,manager,threads METHOD`.
 
 *Skipped* is what the tests skip by themselves, as it is for another start method, type or system. *Known* does not pass, and is listed below with its reason; at
-most eight tests may be, for each interpreter and start method. A test that fails and is not known, or is known and passes, fails the run.
+most eight tests of a suite may be, for each interpreter and start method. A test that fails and is not known, or is known and passes, fails the run.
 """
 
 
