@@ -5,6 +5,7 @@
 """
 
 import argparse
+import collections
 import json
 import sys
 from pathlib import Path
@@ -29,15 +30,25 @@ def load(folder):
     """What each run gave: whole runs only."""
     cells = [json.loads(path.read_text()) for path in Path(folder).glob("*.json")]
     order = {name: number for number, name in enumerate((*suites.SUITES, *suites.METHODS))}
-    numbers = lambda cell: [int(part) for part in cell["python"].split(".")]  # noqa: E731
+    version = lambda cell: [int(part) for part in cell["python"].split(".")]  # noqa: E731
     cells = [cell for cell in cells if cell["pattern"] == "*"]
-    return sorted(cells, key=lambda cell: (order[cell["suite"]], numbers(cell), order[cell["method"]]))
+    return sorted(cells, key=lambda cell: (order[cell["suite"]], version(cell), order[cell["method"]]))
+
+
+def numbers(counts):
+    return [sum(counts.values()), counts["passed"], counts["skipped"], counts["known"], counts["failed"] + counts["hung"]]
 
 
 def row(cell):
-    counts = cell["counts"]
-    numbers = [sum(counts.values()), counts["passed"], counts["skipped"], counts["known"], counts["failed"] + counts["hung"]]
-    return [cell["python"], cell["method"], *numbers, cell["commit"], cell["date"]]
+    return [cell["python"], cell["method"], *numbers(cell["counts"]), cell["commit"], cell["date"]]
+
+
+def together(cells):
+    """A row for each Python and start method: the sums over the suites."""
+    sums = {}
+    for cell in cells:
+        sums.setdefault((cell["python"], cell["method"]), collections.Counter()).update(cell["counts"])
+    return [[*which, *numbers(counts)] for which, counts in sums.items()]
 
 
 def table(heads, rows):
@@ -64,6 +75,8 @@ def main():
     if not cells:
         sys.exit(f"{folder} has no results of whole runs: run.py --results writes them")
     print(HEAD)
+    print("## All suites together\n")
+    print(table(["Python", "method", "run", "passed", "skipped", "known", "failed"], together(cells)))
     for name, suite in suites.SUITES.items():
         mine = [cell for cell in cells if cell["suite"] == name]
         if not mine:
