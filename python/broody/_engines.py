@@ -156,16 +156,11 @@ class Worker:
     def is_alive(self):
         return self.pid in self._engine.worker_pids()
 
-    def _signal(self, number):
-        # Its pid is its own as long as the pool knows it.
-        if self.is_alive():
-            os.kill(self.pid, number)
-
     def terminate(self):
-        self._signal(signal.SIGTERM)
+        self._engine.signal_worker(self.pid, signal.SIGTERM)
 
     def kill(self):
-        self._signal(signal.SIGKILL)
+        self._engine.signal_worker(self.pid, signal.SIGKILL)
 
     def join(self, timeout=None):
         """Waits until it has ended, at most for `timeout` seconds."""

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import random
 import signal
 import time
 
@@ -10,6 +11,8 @@ import pytest
 from broody.exceptions import OwnerDiedWarning, WorkerLostError
 from broody.futures import ProcessPoolExecutor
 from conftest import PATIENCE
+
+CHAOS = float(os.environ.get("BROODY_CHAOS_SECONDS", "3"))
 
 
 def count(lock, number):
@@ -39,6 +42,14 @@ def die_once(path, lock, number):
         count(lock, number)
         return
     keep_and_die(lock)
+
+
+def count_and_tell(queue, lock, number, event):
+    with lock:
+        number.value += 1
+    event.set()
+    queue.put(event)
+    return broody.Value("i", 7)
 
 
 def send_and_die(queue, lock, number):
@@ -140,6 +151,34 @@ def test_objects_that_were_sent_are_freed():
     with broody.Pool(2) as pool:
         for _ in range(30):
             assert len(pool.map(give_back, [broody.Event() for _ in range(9_000)])) == 9_000
+
+
+@pytest.mark.filterwarnings("ignore::broody.exceptions.OwnerDiedWarning")
+def test_what_is_shared_outlives_workers_that_are_killed_at_random(ctx):
+    """For some seconds; BROODY_CHAOS_SECONDS says how many."""
+    queue, lock, number = ctx.Queue(), ctx.Lock(), ctx.Value("i", 0)
+    end, done, lost = time.monotonic() + CHAOS, 0, 0
+    with ctx.Pool(3) as pool:
+        while time.monotonic() < end:
+            tasks = [pool.apply_async(count_and_tell, (queue, lock, number, ctx.Event())) for _ in range(50)]
+            time.sleep(random.random() * 0.01)
+            random.choice(pool._pool).kill()
+            for task in tasks:
+                try:
+                    assert task.get(PATIENCE).value == 7
+                    done += 1
+                except WorkerLostError:
+                    lost += 1
+    assert done > 0
+    # Whoever was killed had counted, or not; had told of it, or not.
+    assert done <= number.value <= done + lost
+    told = 0
+    while not queue.empty():
+        assert queue.get(timeout=PATIENCE).is_set()
+        told += 1
+    assert done <= told <= done + lost
+    assert lock.acquire(timeout=PATIENCE)
+    lock.release()
 
 
 def test_a_lambda_takes_what_is_shared_along(ctx):

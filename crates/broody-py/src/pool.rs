@@ -294,6 +294,11 @@ impl Pool {
         Ok(Trace(Mutex::new(trace)))
     }
 
+    /// Whether there was such a worker.
+    fn signal_worker(&self, py: Python<'_>, pid: i32, signal: i32) -> PyResult<bool> {
+        self.with(py, |pool| pool.signal_worker(pid, signal))
+    }
+
     fn worker_pids(&self, py: Python<'_>) -> PyResult<Vec<i32>> {
         self.with(py, |pool| Ok(pool.worker_pids()))
     }

@@ -536,11 +536,9 @@ fn results_carry_shared_objects() {
     let result = pool.apply_async(make, 7).unwrap();
     let once = result.get().unwrap();
     for pid in pool.worker_pids() {
-        let _ = rustix::process::kill_process(
-            rustix::process::Pid::from_raw(pid).unwrap(),
-            rustix::process::Signal::KILL,
-        );
+        pool.signal_worker(pid, libc::SIGKILL).unwrap();
     }
+    assert!(!pool.signal_worker(std::process::id() as i32, 0).unwrap(), "no worker");
     let again = result.get().unwrap();
     assert_eq!(once.0.len(), again.0.len());
     assert_eq!(again.2.try_get().unwrap(), 7, "it is the same queue");

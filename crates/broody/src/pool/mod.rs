@@ -418,6 +418,18 @@ impl Pool {
         }
     }
 
+    /// Sends a signal (its number) to the worker with this pid, and to nobody else who may have got the pid since. `false` when there is no such worker, or it
+    /// has ended.
+    ///
+    /// # Errors
+    /// What pidfd_send_signal(2) gives; [`WrongProcess`](Error::WrongProcess) in a fork of the pool's process.
+    pub fn signal_worker(&self, pid: Pid, signal: i32) -> Result<bool> {
+        self.check_owner()?;
+        let schedule = self.shared.schedule();
+        let worker = schedule.slots().find(|(_, slot)| slot.process.pid() == pid);
+        worker.map_or(Ok(false), |(_, slot)| Ok(slot.process.shared().pidfd().send_signal(signal)?))
+    }
+
     /// As [`worker_pids`](Self::worker_pids), of those that take tasks; waits until those are there that are being started, at most for `limit`.
     ///
     /// # Errors

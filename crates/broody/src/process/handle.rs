@@ -42,7 +42,7 @@ impl Process {
         Self(Arc::new(Held(shared)))
     }
 
-    fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.0.0
     }
 
