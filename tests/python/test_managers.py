@@ -4,6 +4,7 @@ import contextlib
 import gc
 import os
 import queue
+import sys
 import signal
 import socket
 import struct
