@@ -4,10 +4,10 @@ import contextlib
 import gc
 import os
 import queue
-import sys
 import signal
 import socket
 import struct
+import sys
 import threading
 import traceback
 from pathlib import Path
@@ -509,7 +509,9 @@ def test_a_client_of_the_standard_module():
     with server:
         with Program("peer", server.address[1]) as peer:
             code, out, errors = peer.end()
-    assert (code, out.splitlines()) == (0, ["6 ['numbers'] 6", "0"]), errors
+    # 3.12.1's client keeps one, of a server of its own as well.
+    kept = "1" if sys.version_info[:2] == (3, 12) else "0"
+    assert (code, out.splitlines()) == (0, ["6 ['numbers'] 6", kept]), errors
 
 
 def test_a_server_of_the_standard_module():
