@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 
-from . import _broody, process
+from . import process
 
 __all__ = ()
 
@@ -360,7 +360,12 @@ def set_spawning_popen(popen):
 
 def assert_spawning(obj):
     """Refuses to pickle `obj` except where it goes to another process of this program: at its start, as a part of a pool's task or result, through a queue."""
-    if get_spawning_popen() is None and not _broody.takes_handles():
+    if get_spawning_popen() is not None:
+        return
+    # Not at the top: the package is imported without it.
+    from . import _broody
+
+    if not _broody.takes_handles():
         raise RuntimeError(
             f"{type(obj).__name__} objects should only be shared between processes through inheritance"
         )
