@@ -93,7 +93,8 @@ def main(method):
             print(error)
     counter = context.Value("i", 0)
     pool = context.Pool(2, prepare, ("counter", counter), maxtasksperchild=2)
-    print(sum(pool.map(count, range(12), chunksize=1)), counter.value)
+    # Flushed: the standard module's pool may fork a worker that writes what is buffered once more.
+    print(sum(pool.map(count, range(12), chunksize=1)), counter.value, flush=True)
     pool.close()
     pool.join()
     with multiprocessing.pool.ThreadPool(2) as threads:
