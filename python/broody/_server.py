@@ -164,8 +164,11 @@ class Server(_broody._Server):
         """The answer to a call that has raised `error`."""
         text = self._traceback(error)
         try:
-            # The text goes along as the error's cause: what the caller sees of the error itself is what the standard module's shows.
-            answer = ExceptionWithTraceback(error, error.__traceback__)
+            # The text goes along as the error's cause: what the caller sees of the error itself is what the standard module's shows. A client of the standard
+            # module, which has no session, may have no broody to unpickle that with.
+            client = served()
+            has_broody = client is not None and client.session is not None
+            answer = ExceptionWithTraceback(error, error.__traceback__) if has_broody else error
             ForkingPickler.loads(ForkingPickler.dumps(answer))
         except Exception:
             return "#TRACEBACK", text

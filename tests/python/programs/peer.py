@@ -1,11 +1,13 @@
 """A manager of the standard module, or a client of one. (Knows nothing of broody.)"""
 
+import gc
 import sys
 from multiprocessing.managers import SyncManager
 
 KEY = b"a key"
 
-
+# Whatever is sent here has to do without it.
+sys.modules["broody"] = None
 
 
 def serve():
@@ -24,7 +26,13 @@ def use(port):
     queue.put(sum(numbers))
     shared = manager.dict(numbers=list(numbers))
     print(queue.get(), list(shared.keys()), sum(shared["numbers"]), flush=True)
+    try:
+        numbers.pop(100)
+    except IndexError as error:
+        print(error, flush=True)
     del numbers, queue, shared
+    # The error's traceback has frames with the proxy and the error.
+    gc.collect()
     print(manager._number_of_objects(), flush=True)
 
 
