@@ -166,14 +166,14 @@ class Worker:
         """Waits until it has ended, at most for `timeout` seconds."""
         from .connection import wait
 
-        if not self.is_alive():
-            return
         try:
             sentinel = os.pidfd_open(self.pid)
         except ProcessLookupError:
             return
         try:
-            wait([sentinel], timeout)
+            # Looked at afterwards: it was not somebody else's before either.
+            if self.is_alive():
+                wait([sentinel], timeout)
         finally:
             os.close(sentinel)
 

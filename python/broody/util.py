@@ -370,9 +370,11 @@ def _prepare_stdin():
 
 def _before_start(method):
     """In the process that starts one by `method`."""
-    _flush_std_streams()
     if method == "fork":
+        # What is buffered is written before every fork, by the engine.
         _prepare_stdin()
+    else:
+        _flush_std_streams()
 
 
 def _close_stdin():

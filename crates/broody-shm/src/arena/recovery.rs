@@ -141,18 +141,16 @@ impl Arena {
     pub(crate) fn bury_keepers(&self, is_one: impl Fn(u32) -> bool) {
         let holds = (0..self.used(&HOLD_TABLE)).map(|index| self.hold(index));
         let objects = self.used(&OBJECT_TABLE);
+        // Relaxed: a guess, without the lock; who is dead is looked at anew under it. A line that was made just now is found the next time.
         let of_those = holds.filter(|hold| {
-            let object = hold.object.load(Ordering::Acquire).checked_sub(1);
+            let object = hold.object.load(Ordering::Relaxed).checked_sub(1);
             object.filter(|object| *object < objects).is_some_and(&is_one)
         });
         let mut keepers: Vec<u32> = of_those.map(|hold| hold.process.load(Ordering::Relaxed)).collect();
         keepers.sort_unstable();
         keepers.dedup();
-        for keeper in keepers.into_iter().filter_map(Owner::in_word) {
-            if self.is_dead(keeper) {
-                self.recover(keeper, Deadline::after(BRIEFLY));
-            }
-        }
+        let keepers: Vec<Owner> = keepers.into_iter().filter_map(Owner::in_word).collect();
+        self.recover_dead(&keepers, Deadline::after(BRIEFLY));
     }
 
     fn recover_dead(&self, owners: &[Owner], deadline: Deadline) -> bool {

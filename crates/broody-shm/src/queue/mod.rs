@@ -237,6 +237,7 @@ impl Queue {
         let Name { index, name } = self.held.name();
         let tag = end_tag(name, which as u64);
         let request = Request { kind: Kind::End, length: 0, tag, parent: Some(index), zeroed: true };
+        // Relaxed: whoever gets the queue gets it by a message, which orders.
         self.control().fixed.0.has_ends.store(1, Ordering::Relaxed);
         self.held.arena().make(&request)
     }
@@ -247,9 +248,12 @@ impl Queue {
         let fixed = &self.control().fixed.0;
         let (has_ends, counts_tasks) =
             (fixed.has_ends.load(Ordering::Relaxed) != 0, self.control().counts_tasks());
+        if !(has_ends || counts_tasks) {
+            return;
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as u32);
-        // Relaxed: that two look at once harms nobody.
-        if !(has_ends || counts_tasks) || fixed.looked.swap(now, Ordering::Relaxed) == now {
+        // Relaxed: that two look at once harms nobody. Who is killed between this and the look leaves it to the next second.
+        if fixed.looked.swap(now, Ordering::Relaxed) == now {
             return;
         }
         let (arena, Name { index, name }) = (self.arena(), self.held.name());

@@ -124,14 +124,14 @@ impl Queue {
                 slept = arena.sleep(&tasks.changes, changes, deadline);
             }
             tasks.joining.fetch_sub(1, Ordering::Relaxed);
-            if slept != Slept::Perhaps {
-                self.look_after_others();
-            }
             if finished || over {
                 if finished && slept == Slept::Bound {
                     arena.note_rescue();
                 }
                 return finished;
+            }
+            if slept != Slept::Perhaps {
+                self.look_after_others();
             }
         }
     }
