@@ -108,8 +108,6 @@ class Session:
         self._counts = collections.Counter()
         # References that are new here and counted by the server, and those that have ended here: (id, which), as they came.
         self._changes = collections.deque()
-        # Those that the server counts too often.
-        self._surplus = collections.deque()
         # Creations whose caller was interrupted, and has not seen the answer.
         self._abandoned = set()
         conn = self._connect()
@@ -184,7 +182,7 @@ class Session:
                     break
                 # Whoever asked for that was interrupted by an exception of a signal's handler.
                 if answered in self._abandoned and kind == "#RETURN":
-                    self._surplus.append(result[0])
+                    self._changes.extend(((result[0], 1), (result[0], -1)))
                 self._abandoned.discard(answered)
         except (EOFError, OSError) as error:
             forget(self)
@@ -248,11 +246,9 @@ class Session:
 
     def _settle(self):
         """Counts what has changed, and tells it. Left to whoever has the connection, if somebody has."""
-        while (self._changes or self._surplus) and self._lock.acquire(blocking=False):
+        while self._changes and self._lock.acquire(blocking=False):
             self._owner = threading.get_ident()
             try:
-                while self._surplus:
-                    self._tell("decref", self._surplus.popleft())
                 while self._changes:
                     self._count(*self._changes.popleft())
             finally:
